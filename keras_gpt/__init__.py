@@ -1,0 +1,30 @@
+"""GPT for TensorFlow and Keras: from raw text to a served model."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from keras_gpt.config import GPTConfig
+from keras_gpt.models import GPTBackbone, GPTCausalLM, GPTCausalLMPreprocessor
+from keras_gpt.tokenizer import GPTTokenizer, train_tokenizer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GPTBackbone",
+    "GPTCausalLM",
+    "GPTCausalLMPreprocessor",
+    "GPTConfig",
+    "GPTTokenizer",
+    "train_tokenizer",
+]
+
+_SUBPACKAGES = ("data", "export", "generation", "sampling", "tools", "training")
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a subpackage when it is first used, so that importing stays quick."""
+    if name in _SUBPACKAGES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,339 @@
+"""Text generation: prefill once, then a cached decode loop in the graph.
+
+`generate_tokens` is the loop over ids; `TextGenerator` wraps it with a tokenizer,
+strings in and strings out. Both are graph code over tensors, so that one trace
+serves every setting and the exported model runs what Python runs.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import tensorflow as tf
+
+from keras_gpt.layers.kv_cache import KVCache
+from keras_gpt.sampling.samplers import SamplingSettings, sample
+
+# Codes of `GeneratedTokens.finish_reason`, and their names in exported models.
+FINISH_REASONS = ("", "stop", "length", "prompt_too_long", "invalid_input")
+UNFINISHED, STOP, LENGTH, PROMPT_TOO_LONG, INVALID_INPUT = range(5)
+
+
+class LanguageModel(Protocol):
+    """What generation needs of a model; `GPTBackbone` is one."""
+
+    config: Any
+
+    def forward(self, token_ids: tf.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Returns an object with `hidden` (B, T, D) and `cache`."""
+
+    def logits(self, hidden: tf.Tensor) -> tf.Tensor:
+        """Returns float32 logits (..., V)."""
+
+    def empty_cache(self, batch_size: Any, *, num_slots: Any) -> KVCache:
+        """Returns a cache of zeros."""
+
+
+class GenerationSettings(NamedTuple):
+    """Settings of one call, each a tensor with one entry per row.
+
+    Attributes:
+        max_new_tokens: int32 (B,). Also ended by the model's context.
+        temperature: float32 (B,). At least 0; 0 is greedy.
+        top_k: int32 (B,). At least 0; 0 is off.
+        top_p: float32 (B,). In (0, 1]; 1 is off.
+        min_p: float32 (B,). In [0, 1]; 0 is off.
+        seed: int64 (B,).
+    """
+
+    max_new_tokens: tf.Tensor
+    temperature: tf.Tensor
+    top_k: tf.Tensor
+    top_p: tf.Tensor
+    min_p: tf.Tensor
+    seed: tf.Tensor
+
+    @property
+    def sampling(self) -> SamplingSettings:
+        """The part that sampling reads."""
+        return SamplingSettings(*self[1:])
+
+    @property
+    def are_valid(self) -> tf.Tensor:
+        """Bool (B,). Whether each row's settings are within their ranges."""
+        return (
+            (self.max_new_tokens >= 0)
+            & (self.temperature >= 0.0)
+            & tf.math.is_finite(self.temperature)
+            & (self.top_k >= 0)
+            & (self.top_p > 0.0)
+            & (self.top_p <= 1.0)
+            & (self.min_p >= 0.0)
+            & (self.min_p <= 1.0)
+        )
+
+
+# One entry per setting: dtype and the default that leaves it off.
+SETTING_DEFAULTS: dict[str, tuple[tf.DType, float]] = {
+    "max_new_tokens": (tf.int32, 64),
+    "temperature": (tf.float32, 1.0),
+    "top_k": (tf.int32, 0),
+    "top_p": (tf.float32, 1.0),
+    "min_p": (tf.float32, 0.0),
+    "seed": (tf.int64, 0),
+}
+
+
+class GeneratedTokens(NamedTuple):
+    """Result of the loop.
+
+    Attributes:
+        token_ids: int32 (B, N). New tokens without the one that stopped the row;
+            0 after a row's end.
+        log_probs: float32 (B, N). Log-probabilities of those tokens under the
+            model's own distribution; 0 after a row's end.
+        num_tokens: int32 (B,).
+        finish_reason: int32 (B,). Index into `FINISH_REASONS`.
+    """
+
+    token_ids: tf.Tensor
+    log_probs: tf.Tensor
+    num_tokens: tf.Tensor
+    finish_reason: tf.Tensor
+
+
+class GeneratedText(NamedTuple):
+    """Result of generation from strings.
+
+    Attributes:
+        generated_bytes: string (B,). The new text, exactly; it may end or begin
+            inside a character.
+        tokens: `GeneratedTokens`.
+    """
+
+    generated_bytes: tf.Tensor
+    tokens: GeneratedTokens
+
+
+def generate_tokens(
+    model: LanguageModel,
+    *,
+    prompt_ids: tf.Tensor,
+    prompt_lengths: tf.Tensor,
+    settings: GenerationSettings,
+    stop_token_ids: tf.Tensor,
+    finish_reason: tf.Tensor | None = None,
+) -> GeneratedTokens:
+    """Continues each prompt until a stop token, its length, or the context's end.
+
+    Args:
+        model: a `LanguageModel`.
+        prompt_ids: int32 (B, T). Right-padded.
+        prompt_lengths: int32 (B,). At least 1 and below the context's length.
+        settings: `GenerationSettings` of B rows, within their ranges.
+        stop_token_ids: int32 (K,). Tokens that end a row.
+        finish_reason: int32 (B,). Rows with a code other than `UNFINISHED` are left
+            out. Defaults to none.
+
+    Returns:
+        `GeneratedTokens`, N the longest row's count.
+    """
+    context = model.config.max_sequence_length
+    batch_size = tf.shape(prompt_ids)[0]
+    limits = tf.minimum(settings.max_new_tokens, context - prompt_lengths)
+    if finish_reason is None:
+        finish_reason = tf.fill([batch_size], UNFINISHED)
+    finish_reason = tf.where(
+        (finish_reason == UNFINISHED) & (limits <= 0), LENGTH, finish_reason
+    )
+    limits = tf.where(finish_reason == UNFINISHED, limits, 0)
+    num_steps = tf.maximum(tf.reduce_max(tf.concat([limits, [0]], axis=0)), 0)
+
+    first_logits, cache = _prefill(
+        model, prompt_ids, prompt_lengths, num_new_tokens=num_steps
+    )
+    state = _LoopState(
+        step=tf.constant(0),
+        logits=first_logits,
+        cache=cache,
+        token_ids=tf.zeros([batch_size, num_steps], tf.int32),
+        log_probs=tf.zeros([batch_size, num_steps], tf.float32),
+        num_tokens=tf.zeros([batch_size], tf.int32),
+        finish_reason=finish_reason,
+    )
+
+    def is_running(*values: Any) -> tf.Tensor:
+        now = _LoopState(*values)
+        unfinished = tf.reduce_any(now.finish_reason == UNFINISHED)
+        return (now.step < num_steps) & unfinished
+
+    def step(*values: Any) -> _LoopState:
+        now = _sample_step(_LoopState(*values), settings, limits, stop_token_ids)
+        # The last token of a call is never fed back.
+        logits, cache = tf.cond(
+            is_running(*now),
+            lambda: _decode(model, now, prompt_lengths),
+            lambda: (now.logits, now.cache),
+        )
+        return now._replace(logits=logits, cache=cache)
+
+    state = _LoopState(
+        *tf.while_loop(is_running, step, list(state), parallel_iterations=1)
+    )
+    longest = tf.reduce_max(tf.concat([state.num_tokens, [0]], axis=0))
+    return GeneratedTokens(
+        token_ids=state.token_ids[:, :longest],
+        log_probs=state.log_probs[:, :longest],
+        num_tokens=state.num_tokens,
+        finish_reason=state.finish_reason,
+    )
+
+
+class _LoopState(NamedTuple):
+    """State between two steps: `logits` (B, V) are those of the token to choose."""
+
+    step: tf.Tensor
+    logits: tf.Tensor
+    cache: KVCache
+    token_ids: tf.Tensor
+    log_probs: tf.Tensor
+    num_tokens: tf.Tensor
+    finish_reason: tf.Tensor
+
+
+def _prefill(
+    model: LanguageModel,
+    prompt_ids: tf.Tensor,
+    prompt_lengths: tf.Tensor,
+    *,
+    num_new_tokens: tf.Tensor,
+) -> tuple[tf.Tensor, KVCache]:
+    """Runs the prompts; returns the logits (B, V) after each and the cache."""
+    batch_size, length = tf.unstack(tf.shape(prompt_ids))
+    num_slots = tf.minimum(length + num_new_tokens, model.config.max_sequence_length)
+    output = model.forward(
+        prompt_ids,
+        positions=tf.tile(tf.range(length)[None, :], [batch_size, 1]),
+        cache=model.empty_cache(batch_size, num_slots=num_slots),
+        training=False,
+    )
+    last = tf.gather(output.hidden, prompt_lengths - 1, batch_dims=1)
+    return model.logits(last), output.cache
+
+
+def _sample_step(
+    now: _LoopState,
+    settings: GenerationSettings,
+    limits: tf.Tensor,
+    stop_token_ids: tf.Tensor,
+) -> _LoopState:
+    """Chooses a token in each running row and writes it down."""
+    chosen = sample(now.logits, settings=settings.sampling, step=now.step)
+    running = now.finish_reason == UNFINISHED
+    is_stop = tf.reduce_any(
+        chosen.token_ids[:, None] == stop_token_ids[None, :], axis=-1
+    )
+    written = running & ~is_stop
+    num_tokens = now.num_tokens + tf.cast(written, tf.int32)
+    finish_reason = tf.where(
+        running & is_stop,
+        STOP,
+        tf.where(running & (num_tokens >= limits), LENGTH, now.finish_reason),
+    )
+    column = tf.range(tf.shape(now.token_ids)[1]) == now.step
+    place = written[:, None] & column[None, :]
+    return now._replace(
+        step=now.step + 1,
+        token_ids=tf.where(place, chosen.token_ids[:, None], now.token_ids),
+        log_probs=tf.where(place, chosen.log_probs[:, None], now.log_probs),
+        num_tokens=num_tokens,
+        finish_reason=finish_reason,
+    )
+
+
+def _decode(
+    model: LanguageModel, now: _LoopState, prompt_lengths: tf.Tensor
+) -> tuple[tf.Tensor, KVCache]:
+    """Feeds the tokens just chosen; returns the next logits and the cache."""
+    tokens = tf.gather(now.token_ids, now.step - 1, axis=1)[:, None]
+    # Ended rows go on in place of their own last slot; nobody reads them.
+    slots = tf.minimum(prompt_lengths + now.step - 1, now.cache.num_slots - 1)
+    output = model.forward(
+        tokens, positions=slots[:, None], cache=now.cache, training=False
+    )
+    return model.logits(output.hidden[:, 0]), output.cache
+
+
+class TextGenerator:
+    """Strings in, strings out: tokenizer, loop and detokenizer as graph code.
+
+    Args:
+        model: a `LanguageModel`.
+        tokenizer: a `GPTTokenizer` of the same vocabulary size or smaller.
+        add_start_token: bool. Whether prompts begin with the end-of-text token, as
+            they do in training when the preprocessor adds it. An empty prompt
+            always does. Defaults to False.
+    """
+
+    def __init__(
+        self, model: LanguageModel, *, tokenizer: Any, add_start_token: bool = False
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.add_start_token = add_start_token
+
+    def prompt_tokens(self, text: tf.Tensor) -> tf.RaggedTensor:
+        """Returns the ids (B, ragged) that the prompts `text` (B,) become."""
+        tokens = self.tokenizer.tokenize(text)
+        start_id = self.tokenizer.end_token_id or 0
+        start = tf.fill([tf.shape(text)[0], 1], start_id)
+        if not self.add_start_token:
+            needed = tf.cast(tokens.row_lengths() == 0, tf.int64)
+            start = tf.RaggedTensor.from_row_lengths(
+                tf.fill([tf.reduce_sum(needed)], start_id), needed
+            )
+        else:
+            start = tf.RaggedTensor.from_tensor(start)
+        return tf.concat([tf.cast(start, tf.int32), tokens], axis=1)
+
+    def __call__(
+        self,
+        text: tf.Tensor,
+        *,
+        settings: GenerationSettings,
+        stop_token_ids: tf.Tensor,
+    ) -> GeneratedText:
+        """Generates one continuation per prompt; a bad row never fails the others.
+
+        Args:
+            text: string (B,). UTF-8 prompts. An empty prompt starts from the
+                end-of-text token.
+            settings: `GenerationSettings` of B rows. Rows out of range end with
+                `INVALID_INPUT`.
+            stop_token_ids: int32 (K,). Tokens that end a row.
+
+        Returns:
+            `GeneratedText`. Prompts that leave no room end with `PROMPT_TOO_LONG`,
+            invalid UTF-8 with `INVALID_INPUT`; both with an empty text.
+        """
+        transcoded = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8")
+        prompts = self.prompt_tokens(text)
+        lengths = tf.cast(prompts.row_lengths(), tf.int32)
+        context = self.model.config.max_sequence_length
+        finish_reason = tf.where(lengths >= context, PROMPT_TOO_LONG, UNFINISHED)
+        valid = settings.are_valid & (transcoded == text)
+        finish_reason = tf.where(valid, finish_reason, INVALID_INPUT)
+        usable = finish_reason == UNFINISHED
+        # A bad row runs as one token, so that it costs its neighbours nothing.
+        lengths = tf.where(usable, lengths, 1)
+        longest = tf.reduce_max(tf.concat([lengths, [1]], axis=0))
+        tokens = generate_tokens(
+            self.model,
+            prompt_ids=prompts[:, :longest].to_tensor(),
+            prompt_lengths=lengths,
+            settings=settings,
+            stop_token_ids=stop_token_ids,
+            finish_reason=finish_reason,
+        )
+        ragged = tf.RaggedTensor.from_tensor(tokens.token_ids, tokens.num_tokens)
+        return GeneratedText(self.tokenizer.detokenize(ragged), tokens)

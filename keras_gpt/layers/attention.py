@@ -1,0 +1,168 @@
+"""Multi-head causal self-attention."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from keras_gpt.layers import kv_cache
+from keras_gpt.layers.kv_cache import LayerCache
+
+MASKED_LOGIT = -1e30  # far below any logit; finite, so that no NaN can arise
+
+
+class AttentionOutput(NamedTuple):
+    """What attention returns.
+
+    Attributes:
+        hidden: (B, T, D).
+        cache: `LayerCache` after the new tokens, or () when there is none.
+    """
+
+    hidden: tf.Tensor
+    cache: LayerCache | tuple[()]
+
+
+def attend(
+    query: tf.Tensor,
+    *,
+    key: tf.Tensor,
+    value: tf.Tensor,
+    mask: tf.Tensor,
+    dropout: keras.layers.Dropout | None = None,
+    training: bool | None = None,
+) -> tf.Tensor:
+    """Scaled dot-product attention (Vaswani et al. 2017, section 3.2.1).
+
+    The query is scaled, not the product, and the mask selects rather than adds:
+    TensorFlow would fuse product, scale and sum into a kernel five times slower.
+
+    Args:
+        query: (B, N, T, H).
+        key: (B, N, S, H).
+        value: (B, N, S, H).
+        mask: bool (B or 1, 1, T, S). True where attention is allowed.
+        dropout: layer applied to the weights. Optional.
+        training: bool. Whether dropout is active.
+
+    Returns:
+        (B, N, T, H) in the query's dtype. Softmax runs in float32.
+    """
+    query = query * tf.cast(1.0 / math.sqrt(query.shape[-1]), query.dtype)
+    logits = tf.cast(tf.matmul(query, key, transpose_b=True), tf.float32)
+    weights = tf.nn.softmax(tf.where(mask, logits, MASKED_LOGIT), axis=-1)
+    if dropout is not None:
+        weights = dropout(weights, training=training)
+    return tf.matmul(tf.cast(weights, value.dtype), value)
+
+
+@keras.saving.register_keras_serializable(package="keras_gpt")
+class CausalSelfAttention(keras.layers.Layer):
+    """Attention of a sequence to its own past.
+
+    One projection makes queries, keys and values, in this order and each split
+    into heads, as in GPT-2.
+
+    Args:
+        num_heads: int (N).
+        head_dim: int (H).
+        hidden_dim: int (D).
+        dropout: float. Rate on the attention weights.
+        use_bias: bool. Whether the projections have biases.
+        kernel_initializer: initializer of the first projection.
+        residual_initializer: initializer of the projection that ends the branch.
+
+    Call arguments:
+        inputs: (B, T, D).
+        mask: bool (B or 1, 1, T, S). True where attention is allowed.
+        cache: `LayerCache` to read and extend, or () to attend to `inputs` alone.
+        positions: int32 (B, T). Cache slots of the new tokens. Only with a cache.
+        training: bool. Whether dropout is active.
+
+    Returns:
+        `AttentionOutput`.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_heads: int,
+        head_dim: int,
+        hidden_dim: int,
+        dropout: float,
+        use_bias: bool,
+        kernel_initializer: Any,
+        residual_initializer: Any,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.head_dim = head_dim
+        self.query_key_value = keras.layers.Dense(
+            3 * num_heads * head_dim,
+            use_bias=use_bias,
+            kernel_initializer=kernel_initializer,
+            dtype=self.dtype_policy,
+            name="query_key_value",
+        )
+        self.output_projection = keras.layers.Dense(
+            hidden_dim,
+            use_bias=use_bias,
+            kernel_initializer=residual_initializer,
+            dtype=self.dtype_policy,
+            name="output_projection",
+        )
+        self.weights_dropout = (
+            keras.layers.Dropout(dropout, dtype="float32", name="weights_dropout")
+            if dropout
+            else None
+        )
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the weights."""
+        self.query_key_value.build(input_shape)
+        width = self.num_heads * self.head_dim
+        self.output_projection.build((*input_shape[:-1], width))
+        self.built = True
+
+    def call(
+        self,
+        inputs: tf.Tensor,
+        mask: tf.Tensor,
+        cache: LayerCache | tuple[()] = (),
+        positions: tf.Tensor | None = None,
+        training: bool | None = None,
+    ) -> AttentionOutput:
+        """Attends; see the class."""
+        batch_size, length = tf.unstack(tf.shape(inputs)[:2])
+        heads = tf.reshape(
+            self.query_key_value(inputs),
+            [batch_size, length, 3, self.num_heads, self.head_dim],
+        )
+        # (B, T, 3, N, H) -> (3, B, N, T, H)
+        query, key, value = tf.unstack(tf.transpose(heads, [2, 0, 3, 1, 4]))
+        if cache:
+            cache = kv_cache.write(
+                LayerCache(*cache), key=key, value=value, positions=positions
+            )
+            key, value = cache
+        context = attend(
+            query,
+            key=key,
+            value=value,
+            mask=mask,
+            dropout=self.weights_dropout,
+            training=training,
+        )
+        # (B, N, T, H) -> (B, T, N * H)
+        context = tf.reshape(
+            tf.transpose(context, [0, 2, 1, 3]),
+            [batch_size, length, self.num_heads * self.head_dim],
+        )
+        context = tf.ensure_shape(
+            context, [*inputs.shape[:2], self.num_heads * self.head_dim]
+        )
+        return AttentionOutput(self.output_projection(context), cache)

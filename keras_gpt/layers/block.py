@@ -1,0 +1,117 @@
+"""One transformer block: attention and MLP, each with norm and residual."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_gpt.config import GPTConfig
+from keras_gpt.layers.attention import AttentionOutput, CausalSelfAttention
+from keras_gpt.layers.kv_cache import LayerCache
+from keras_gpt.layers.mlp import MLP
+
+INITIALIZER_STDDEV = 0.02  # Radford et al. 2018, section 4.1; GPT-2 and GPT-3 alike
+
+
+@keras.saving.register_keras_serializable(package="keras_gpt")
+class TransformerBlock(keras.layers.Layer):
+    """A block of GPT-2 (norm before each branch) or GPT-1 (norm after each sum).
+
+    Args:
+        config: `GPTConfig`.
+
+    Call arguments:
+        inputs: (B, T, D).
+        mask: bool (B or 1, 1, T, S). True where attention is allowed.
+        cache: `LayerCache` to read and extend, or ().
+        positions: int32 (B, T). Cache slots of the new tokens. Only with a cache.
+        training: bool. Whether dropout is active.
+
+    Returns:
+        `AttentionOutput`: hidden (B, T, D) and the cache after the new tokens.
+    """
+
+    def __init__(self, config: GPTConfig, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.normalize_first = config.normalize_first
+        # The 2 * num_layers sums into the residual stream keep its variance:
+        # Radford et al. 2019, section 2.3.
+        residual_stddev = INITIALIZER_STDDEV / (2 * config.num_layers) ** 0.5
+        initializers = {
+            "kernel_initializer": keras.initializers.RandomNormal(
+                stddev=INITIALIZER_STDDEV
+            ),
+            "residual_initializer": keras.initializers.RandomNormal(
+                stddev=residual_stddev
+            ),
+        }
+        self.attention_norm = layer_norm(config, self.dtype_policy, "attention_norm")
+        self.attention = CausalSelfAttention(
+            num_heads=config.num_heads,
+            head_dim=config.head_dim,  # type: ignore[arg-type]
+            hidden_dim=config.hidden_dim,
+            dropout=config.dropout,
+            use_bias=config.use_bias,
+            dtype=self.dtype_policy,
+            name="attention",
+            **initializers,
+        )
+        self.mlp_norm = layer_norm(config, self.dtype_policy, "mlp_norm")
+        self.mlp = MLP(
+            hidden_dim=config.hidden_dim,
+            intermediate_dim=config.intermediate_dim,  # type: ignore[arg-type]
+            activation=config.activation,
+            use_bias=config.use_bias,
+            dtype=self.dtype_policy,
+            name="mlp",
+            **initializers,
+        )
+        self.residual_dropout = keras.layers.Dropout(
+            config.dropout, dtype=self.dtype_policy, name="residual_dropout"
+        )
+
+    def build(self, input_shape: Any, *_: Any, **__: Any) -> None:
+        """Creates the weights."""
+        for layer in (self.attention_norm, self.attention, self.mlp_norm, self.mlp):
+            layer.build(input_shape)
+        self.built = True
+
+    def call(
+        self,
+        inputs: tf.Tensor,
+        mask: tf.Tensor,
+        cache: LayerCache | tuple[()] = (),
+        positions: tf.Tensor | None = None,
+        training: bool | None = None,
+    ) -> AttentionOutput:
+        """Runs both branches; see the class."""
+
+        def attention(x: tf.Tensor) -> AttentionOutput:
+            return self.attention(
+                x, mask, cache=cache, positions=positions, training=training
+            )
+
+        def drop(x: tf.Tensor) -> tf.Tensor:
+            return self.residual_dropout(x, training=training)
+
+        if self.normalize_first:
+            attended, cache = attention(self.attention_norm(inputs))
+            hidden = inputs + drop(attended)
+            hidden = hidden + drop(self.mlp(self.mlp_norm(hidden)))
+        else:
+            attended, cache = attention(inputs)
+            hidden = self.attention_norm(inputs + drop(attended))
+            hidden = self.mlp_norm(hidden + drop(self.mlp(hidden)))
+        return AttentionOutput(hidden, cache)
+
+
+def layer_norm(config: GPTConfig, dtype: Any, name: str) -> keras.layers.Layer:
+    """Returns a layer norm (Ba et al. 2016) with the config's epsilon and bias."""
+    return keras.layers.LayerNormalization(
+        epsilon=config.layer_norm_epsilon,
+        center=config.use_bias,
+        dtype=dtype,
+        name=name,
+    )

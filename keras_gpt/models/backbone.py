@@ -1,0 +1,192 @@
+"""The GPT network without a head."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import keras
+import keras_nlp
+import tensorflow as tf
+
+from keras_gpt.config import GPTConfig
+from keras_gpt.layers import kv_cache
+from keras_gpt.layers.block import INITIALIZER_STDDEV, TransformerBlock, layer_norm
+from keras_gpt.layers.embeddings import PositionEmbedding, TokenEmbedding
+from keras_gpt.layers.kv_cache import KVCache
+from keras_gpt.layers.masks import AttentionMask
+
+
+class ForwardOutput(NamedTuple):
+    """What a forward pass returns.
+
+    Attributes:
+        hidden: (B, T, D), after the final norm.
+        cache: `KVCache` after the new tokens, or () when there is none.
+    """
+
+    hidden: tf.Tensor
+    cache: KVCache | tuple[()]
+
+
+@keras.saving.register_keras_serializable(package="keras_gpt")
+class GPTBackbone(keras_nlp.models.Backbone):
+    """Embeddings, transformer blocks and the final norm.
+
+    A `keras_nlp.models.Backbone` over inputs `token_ids` and `padding_mask`, both
+    int (B, T), right-padded. `forward` is the same computation for direct use,
+    with or without a KV cache: the functional model is built from it.
+
+    Args:
+        vocabulary_size, num_layers, num_heads, hidden_dim, intermediate_dim,
+        head_dim, max_sequence_length, dropout, layer_norm_epsilon, activation,
+        normalize_first, use_bias, tie_embeddings: as in `GPTConfig`.
+        dtype: string or `keras.DTypePolicy`. Such as `"mixed_bfloat16"`. Defaults
+            to Keras' global policy.
+
+    Raises:
+        ValueError: if a field is out of its range.
+
+    Example:
+        >>> backbone = GPTBackbone.from_size("gpt2_small", dropout=0.0)
+        >>> backbone({"token_ids": ids, "padding_mask": mask})  # (B, T, 768)
+
+    Reference: Radford et al. 2019; Radford et al. 2018 with
+    `normalize_first=False`.
+    """
+
+    def __init__(self, *, dtype: Any = None, **kwargs: Any) -> None:
+        model_kwargs = {
+            name: kwargs.pop(name) for name in ("name", "trainable") if name in kwargs
+        }
+        config = GPTConfig.from_dict(kwargs)
+        dtype = keras.dtype_policies.get(dtype)
+
+        # === Layers ===
+        table_initializer = keras.initializers.RandomNormal(stddev=INITIALIZER_STDDEV)
+        self.token_embedding = TokenEmbedding(
+            config.vocabulary_size,
+            config.hidden_dim,
+            tie_weights=config.tie_embeddings,
+            embeddings_initializer=table_initializer,
+            dtype=dtype,
+            name="token_embedding",
+        )
+        self.position_embedding = PositionEmbedding(
+            config.max_sequence_length,
+            config.hidden_dim,
+            embeddings_initializer=keras.initializers.RandomNormal(
+                stddev=INITIALIZER_STDDEV
+            ),
+            dtype=dtype,
+            name="position_embedding",
+        )
+        self.embeddings_add = keras.layers.Add(dtype=dtype, name="embeddings_add")
+        self.embeddings_dropout = keras.layers.Dropout(
+            config.dropout, dtype=dtype, name="embeddings_dropout"
+        )
+        self.attention_mask = AttentionMask(name="attention_mask")
+        self.transformer_layers = [
+            TransformerBlock(config, dtype=dtype, name=f"transformer_layer_{index}")
+            for index in range(config.num_layers)
+        ]
+        self.layer_norm = (
+            layer_norm(config, dtype, "layer_norm") if config.normalize_first else None
+        )
+        self._head_dim = config.head_dim
+
+        # === Model ===
+        inputs = {
+            name: keras.Input(shape=(None,), dtype="int32", name=name)
+            for name in ("token_ids", "padding_mask")
+        }
+        super().__init__(
+            inputs=inputs,
+            outputs=self.forward(**inputs).hidden,
+            dtype=dtype,
+            **model_kwargs,
+        )
+
+        # === Config ===
+        self.config = config
+        for name, value in config.to_dict().items():
+            setattr(self, name, value)
+
+    @classmethod
+    def from_size(cls, size: str, *, dtype: Any = None, **overrides: Any) -> Any:
+        """Builds a randomly initialised model of a published size.
+
+        Args:
+            size: string. A key of `keras_gpt.config.NAMED_SIZES`.
+            dtype: string or policy. As in the constructor.
+            **overrides: `GPTConfig` fields to change.
+        """
+        return cls(dtype=dtype, **GPTConfig.named(size, **overrides).to_dict())
+
+    def forward(
+        self,
+        token_ids: tf.Tensor,
+        padding_mask: tf.Tensor | None = None,
+        *,
+        positions: tf.Tensor | None = None,
+        cache: KVCache | tuple[()] = (),
+        training: bool | None = None,
+    ) -> ForwardOutput:
+        """Runs the network: the one path of training, prefill and decoding.
+
+        Args:
+            token_ids: int32 (B, T).
+            padding_mask: int or bool (B, T), true at real tokens, which come first
+                in their row. Optional: causality alone keeps later padding out.
+            positions: int32 (B, T). Position of each token in its text. Required
+                with a cache; defaults to 0 .. T-1.
+            cache: `KVCache` of the tokens before, or () for none.
+            training: bool. Whether dropout is active.
+
+        Returns:
+            `ForwardOutput`.
+        """
+        cached = {} if positions is None else {"positions": positions}
+        hidden = self.embeddings_add(
+            (
+                self.token_embedding(token_ids),
+                self.position_embedding(token_ids, **cached),
+            )
+        )
+        hidden = self.embeddings_dropout(hidden, training=training)
+        masked = {**cached, "num_keys": cache.num_slots} if cache else cached
+        mask = self.attention_mask(token_ids, padding_mask, **masked)
+        layer_caches = []
+        for index, block in enumerate(self.transformer_layers):
+            layer_cache = cache.layers[index] if cache else ()
+            hidden, layer_cache = block(
+                hidden, mask, cache=layer_cache, training=training, **cached
+            )
+            layer_caches.append(layer_cache)
+        if self.layer_norm is not None:
+            hidden = self.layer_norm(hidden)
+        return ForwardOutput(hidden, KVCache(tuple(layer_caches)) if cache else ())
+
+    def logits(self, hidden: tf.Tensor) -> tf.Tensor:
+        """Projects hidden states (..., D) to float32 logits (..., V)."""
+        return self.token_embedding(hidden, reverse=True)
+
+    def empty_cache(
+        self, batch_size: int | tf.Tensor, *, num_slots: int | tf.Tensor
+    ) -> KVCache:
+        """Returns a cache for `batch_size` rows of up to `num_slots` tokens."""
+        return kv_cache.empty_cache(
+            num_layers=len(self.transformer_layers),
+            batch_size=batch_size,
+            num_heads=self.config.num_heads,
+            num_slots=num_slots,
+            head_dim=self._head_dim,  # type: ignore[arg-type]
+            dtype=self.compute_dtype,
+        )
+
+    def default_lora_layer_names(self) -> list[str]:
+        """Names of the layers that `enable_lora` adapts: the attention's input."""
+        return ["query_key_value"]
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), **self.config.to_dict()}

@@ -1,0 +1,387 @@
+"""GPT as a language model: trains on strings, generates strings."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import keras
+import keras_nlp
+import numpy as np
+import tensorflow as tf
+
+from keras_gpt import generation
+from keras_gpt.generation import GenerationSettings, TextGenerator
+from keras_gpt.models.backbone import GPTBackbone
+from keras_gpt.models.causal_lm_preprocessor import GPTCausalLMPreprocessor
+
+_SETTING_RULES = {
+    "max_new_tokens": ("at least 0", lambda x: x >= 0),
+    "temperature": ("finite and at least 0", lambda x: np.isfinite(x) & (x >= 0)),
+    "top_k": ("at least 0", lambda x: x >= 0),
+    "top_p": ("in (0, 1]", lambda x: (x > 0) & (x <= 1)),
+    "min_p": ("in [0, 1]", lambda x: (x >= 0) & (x <= 1)),
+}
+
+
+@keras.saving.register_keras_serializable(package="keras_gpt")
+class GPTCausalLM(keras_nlp.models.CausalLM):
+    """A `keras_nlp.models.CausalLM` on a `GPTBackbone`.
+
+    Args:
+        backbone: `GPTBackbone`.
+        preprocessor: `GPTCausalLMPreprocessor`, or `None` to work on token ids.
+
+    Example:
+        >>> lm = GPTCausalLM.from_preset("path/to/preset")
+        >>> lm.generate("Once upon a time", max_new_tokens=100)
+        >>> lm.generate(["To be", "or not"], temperature=0.8, top_k=40, seed=7)
+        >>> lm.fit(["a text", "another text"], batch_size=2)
+    """
+
+    backbone_cls = GPTBackbone
+    preprocessor_cls = GPTCausalLMPreprocessor
+
+    def __init__(
+        self,
+        backbone: GPTBackbone,
+        preprocessor: GPTCausalLMPreprocessor | None = None,
+        **kwargs: Any,
+    ) -> None:
+        # === Layers ===
+        self.backbone = backbone
+        self.preprocessor = preprocessor
+
+        # === Model ===
+        inputs = backbone.input
+        outputs = backbone.token_embedding(backbone(inputs), reverse=True)
+        super().__init__(inputs=inputs, outputs=outputs, **kwargs)
+        self._traced: tuple[Any, Any] | None = None
+
+    def compile(
+        self,
+        optimizer: Any = "auto",
+        loss: Any = "auto",
+        *,
+        weighted_metrics: Any = "auto",
+        sampler: Any = "random",
+        **kwargs: Any,
+    ) -> None:
+        """Configures training, and the settings that `generate` defaults to.
+
+        Args:
+            optimizer: as in `keras_nlp.models.CausalLM.compile`, like the others.
+            loss: mean next-token cross-entropy by default.
+            weighted_metrics: next-token accuracy by default.
+            sampler: `"random"`, `"greedy"`, `"top_k"`, `"top_p"`, or one of
+                `keras_nlp.samplers` of these kinds. Defaults to `"random"`.
+            **kwargs: further arguments of `keras.Model.compile`.
+
+        Raises:
+            ValueError: if the sampler is of another kind.
+        """
+        super().compile(
+            optimizer=optimizer,
+            loss=loss,
+            weighted_metrics=weighted_metrics,
+            sampler=sampler,
+            **kwargs,
+        )
+        self._sampler_settings = _settings_of_sampler(self.sampler)
+
+    def generate(
+        self,
+        inputs: Any,
+        max_length: int | None = None,
+        stop_token_ids: str | Sequence[int] | None = "auto",
+        strip_prompt: bool = False,
+        *,
+        max_new_tokens: int | Sequence[int] | None = None,
+        temperature: float | Sequence[float] | None = None,
+        top_k: int | Sequence[int] | None = None,
+        top_p: float | Sequence[float] | None = None,
+        min_p: float | Sequence[float] | None = None,
+        seed: int | Sequence[int] | None = None,
+    ) -> Any:
+        """Continues prompts. Each setting is one value, or one per prompt.
+
+        Args:
+            inputs: string, list or string tensor, or a `tf.data.Dataset` of batches
+                of strings. Without a preprocessor: a dict of `token_ids` and
+                `padding_mask`, int (B, T), right-padded.
+            max_length: int. Longest prompt and continuation together, in tokens.
+                Defaults to the preprocessor's `sequence_length`, at most the
+                model's context.
+            stop_token_ids: ids that end a text, `None` for none, or `"auto"` for
+                the tokenizer's end token. Defaults to `"auto"`.
+            strip_prompt: bool. Whether to leave the prompt out of the result.
+                Defaults to False.
+            max_new_tokens: int, at least 0. Longest continuation. Defaults to as
+                many as `max_length` allows.
+            temperature: float, at least 0; 0 is greedy. Defaults to the sampler
+                given to `compile`, there 1.
+            top_k: int, at least 0. Tokens to keep; 0 is off. Defaults likewise to 0.
+            top_p: float in (0, 1]. Nucleus to keep; 1 is off. Defaults likewise to 1.
+            min_p: float in [0, 1]. Least share of the likeliest token's probability;
+                0 is off. Defaults to 0.
+            seed: int. The same seed gives the same text for the same prompt.
+                Defaults to a fresh one for each prompt.
+
+        Returns:
+            A string for a string, else a list of strings in order. Without a
+            preprocessor, a dict of int32 `token_ids` and bool `padding_mask`, new
+            tokens after each prompt.
+
+        Raises:
+            ValueError: if a setting is out of range, or a prompt leaves no room in
+                the context.
+        """
+        knobs = {
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "min_p": min_p,
+            "seed": seed,
+        }
+        stop_ids = self._stop_token_ids(stop_token_ids)
+        if self.preprocessor is None:
+            return self._generate_ids(inputs, max_length, stop_ids, strip_prompt, knobs)
+        batches, is_scalar = _string_batches(inputs)
+        texts = [
+            text
+            for batch in batches
+            for text in self._generate_text(
+                batch, max_length, stop_ids, strip_prompt, knobs
+            )
+        ]
+        return texts[0] if is_scalar else texts
+
+    def _generate_text(
+        self,
+        prompts: tf.Tensor,
+        max_length: int | None,
+        stop_ids: tf.Tensor,
+        strip_prompt: bool,
+        knobs: dict[str, Any],
+    ) -> list[str]:
+        generate, count = self._traced_functions()
+        lengths = count(prompts).numpy()
+        self._check_prompts(lengths)
+        settings = self._settings(knobs, lengths, max_length)
+        result = generate(prompts, settings, stop_ids)
+        invalid = np.flatnonzero(
+            result.tokens.finish_reason.numpy() == generation.INVALID_INPUT
+        )
+        if invalid.size:
+            raise ValueError(
+                f"inputs must be valid UTF-8, got {prompts[invalid[0]].numpy()!r}."
+            )
+        pairs = zip(prompts.numpy(), result.generated_bytes.numpy(), strict=True)
+        whole = [new if strip_prompt else old + new for old, new in pairs]
+        return [text.decode("utf-8", errors="replace") for text in whole]
+
+    def _generate_ids(
+        self,
+        inputs: dict[str, Any],
+        max_length: int | None,
+        stop_ids: tf.Tensor,
+        strip_prompt: bool,
+        knobs: dict[str, Any],
+    ) -> dict[str, np.ndarray]:
+        ids = np.asarray(inputs["token_ids"], np.int32)
+        lengths = np.asarray(inputs["padding_mask"], bool).sum(axis=-1)
+        if ids.ndim != 2 or np.min(lengths, initial=1) < 1:
+            raise ValueError(
+                "token_ids must be (B, T) with at least one real token in each row, "
+                f"got shape {ids.shape} and row lengths {lengths.tolist()}."
+            )
+        self._check_prompts(lengths)
+        # As in KerasHub, the padded length is the default longest result.
+        settings = self._settings(knobs, lengths, max_length or ids.shape[1])
+        result = generation.generate_tokens(
+            self.backbone,
+            prompt_ids=tf.constant(ids),
+            prompt_lengths=tf.constant(lengths, tf.int32),
+            settings=settings,
+            stop_token_ids=stop_ids,
+        )
+        rows = [
+            np.concatenate([[] if strip_prompt else row[:length], new[:count]])
+            for row, length, new, count in zip(
+                ids,
+                lengths,
+                result.token_ids.numpy(),
+                result.num_tokens.numpy(),
+                strict=True,
+            )
+        ]
+        width = max([ids.shape[1], *(len(row) for row in rows)])
+        outputs = {
+            "token_ids": np.zeros([len(rows), width], np.int32),
+            "padding_mask": np.zeros([len(rows), width], bool),
+        }
+        for index, row in enumerate(rows):
+            outputs["token_ids"][index, : len(row)] = row
+            outputs["padding_mask"][index, : len(row)] = True
+        return outputs
+
+    def _traced_functions(self) -> tuple[Any, Any]:
+        """Returns the traced generator and prompt counter, made once per network."""
+        # LoRA and quantization change the variables, hence the graph.
+        variables = tuple(id(variable) for variable in self.backbone.variables)
+        key = (variables, id(self.preprocessor))
+        if self._traced is None or self._traced[0] != key:
+            self._traced = (key, self._trace())
+        return self._traced[1]
+
+    def _trace(self) -> tuple[Any, Any]:
+        generator = self.text_generator()
+        text = tf.TensorSpec([None], tf.string)
+        settings = GenerationSettings(
+            *(tf.TensorSpec([None], d) for d, _ in generation.SETTING_DEFAULTS.values())
+        )
+
+        @tf.function(
+            input_signature=[text, settings, tf.TensorSpec([None], tf.int32)],
+            autograph=False,
+        )
+        def generate(text: Any, settings: Any, stop_ids: Any) -> Any:
+            return generator(text, settings=settings, stop_token_ids=stop_ids)
+
+        @tf.function(input_signature=[text], autograph=False)
+        def count(text: Any) -> Any:
+            return generator.prompt_tokens(text).row_lengths()
+
+        return generate, count
+
+    def text_generator(self) -> TextGenerator:
+        """Returns the graph code that `generate` and exported models run.
+
+        Raises:
+            ValueError: if the model has no preprocessor.
+        """
+        if self.preprocessor is None:
+            raise ValueError(
+                "preprocessor must be set to generate from strings, got None."
+            )
+        return TextGenerator(
+            self.backbone,
+            tokenizer=self.preprocessor.tokenizer,
+            add_start_token=self.preprocessor.add_start_token,
+        )
+
+    def _stop_token_ids(self, stop_token_ids: Any) -> tf.Tensor:
+        if isinstance(stop_token_ids, str):
+            if stop_token_ids != "auto":
+                raise ValueError(
+                    "stop_token_ids must be 'auto', None or ids, "
+                    f"got {stop_token_ids!r}."
+                )
+            if self.preprocessor is None:
+                raise ValueError(
+                    "stop_token_ids must be None or ids when preprocessor is None, "
+                    "got 'auto'."
+                )
+            end_id = self.preprocessor.tokenizer.end_token_id
+            stop_token_ids = [] if end_id is None else [end_id]
+        return tf.constant(list(stop_token_ids or []), tf.int32)
+
+    def _check_prompts(self, lengths: np.ndarray) -> None:
+        context = self.backbone.config.max_sequence_length
+        for row, length in enumerate(lengths):
+            if length >= context:
+                raise ValueError(
+                    "a prompt must be shorter than the context of "
+                    f"{context} tokens, got {length} tokens in prompt {row}."
+                )
+
+    def _settings(
+        self, knobs: dict[str, Any], lengths: np.ndarray, max_length: int | None
+    ) -> GenerationSettings:
+        """Checks the knobs and spreads them over the rows."""
+        if max_length is not None and max_length < 1:
+            raise ValueError(f"max_length must be at least 1, got {max_length}.")
+        context = self.backbone.config.max_sequence_length
+        if max_length is None and self.preprocessor is not None:
+            max_length = self.preprocessor.sequence_length
+        room = np.maximum(min(max_length or context, context) - lengths, 0)
+        rows = len(lengths)
+        defaults = {"min_p": 0.0, **self._sampler_settings, "max_new_tokens": room}
+        values = {}
+        for name in generation.SETTING_DEFAULTS:
+            value = knobs[name]
+            if value is None:
+                value = defaults.get(name)
+            if value is None:
+                value = [secrets.randbits(63) for _ in range(rows)]
+            values[name] = check_setting(name, value, rows=rows)
+        values["max_new_tokens"] = np.minimum(values["max_new_tokens"], room)
+        return GenerationSettings(
+            **{
+                name: tf.constant(value, generation.SETTING_DEFAULTS[name][0])
+                for name, value in values.items()
+            }
+        )
+
+
+def check_setting(name: str, value: Any, *, rows: int) -> np.ndarray:
+    """Returns a generation setting as one entry per row.
+
+    Args:
+        name: string. A key of `keras_gpt.generation.SETTING_DEFAULTS`.
+        value: a number, or one per row.
+        rows: int. Number of rows (B).
+
+    Raises:
+        ValueError: if the value has another shape or kind, or is out of range.
+    """
+    dtype = generation.SETTING_DEFAULTS[name][0]
+    array = np.asarray(value)
+    if array.ndim > 1 or (array.ndim == 1 and array.shape[0] not in (1, rows)):
+        raise ValueError(
+            f"{name} must be one value or one per prompt ({rows}), got {value!r}."
+        )
+    if array.dtype.kind not in ("iu" if dtype.is_integer else "iuf"):
+        kind = "whole" if dtype.is_integer else "real"
+        raise ValueError(f"{name} must be a {kind} number, got {value!r}.")
+    rule, holds = _SETTING_RULES.get(name, ("any integer", lambda x: x == x))
+    if not np.all(holds(array)):
+        raise ValueError(f"{name} must be {rule}, got {value!r}.")
+    limit = np.iinfo(dtype.as_numpy_dtype).max if dtype.is_integer else None
+    if limit is not None and np.any(array > limit):
+        raise ValueError(f"{name} must be at most {limit}, got {value!r}.")
+    return np.broadcast_to(array, [rows])
+
+
+def _string_batches(inputs: Any) -> tuple[Iterable[tf.Tensor], bool]:
+    """Returns prompts as batches of string vectors, and whether it was one string."""
+    if isinstance(inputs, tf.data.Dataset):
+        return (tf.reshape(batch, [-1]) for batch in inputs), False
+    prompts = tf.convert_to_tensor(inputs, tf.string)
+    if prompts.shape.rank == 0:
+        return [prompts[None]], True
+    if prompts.shape.rank != 1:
+        raise ValueError(
+            f"inputs must be a string or a vector of strings, got {prompts.shape}."
+        )
+    return [prompts], False
+
+
+def _settings_of_sampler(sampler: Any) -> dict[str, Any]:
+    """Translates a KerasHub sampler into generation settings."""
+    samplers = keras_nlp.samplers
+    settings = {"temperature": getattr(sampler, "temperature", 1.0)}
+    if isinstance(sampler, samplers.GreedySampler):
+        return {"temperature": 0.0, "top_k": 0, "top_p": 1.0}
+    if isinstance(sampler, samplers.TopPSampler):
+        return {**settings, "top_k": sampler.k or 0, "top_p": sampler.p}
+    if isinstance(sampler, samplers.TopKSampler):
+        return {**settings, "top_k": sampler.k, "top_p": 1.0}
+    if isinstance(sampler, samplers.RandomSampler):
+        return {**settings, "top_k": 0, "top_p": 1.0}
+    raise ValueError(
+        "sampler must be a greedy, random, top-k or top-p sampler, "
+        f"got {type(sampler).__name__}."
+    )

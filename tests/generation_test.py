@@ -1,0 +1,221 @@
+"""The decode loop and `generate`: identities that must hold exactly."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_gpt import generation
+from keras_gpt.generation import GenerationSettings, generate_tokens
+
+PROMPTS = ["The king", "", "a\n\nb said", "O", "my lord, what say you to the"]
+
+
+def settings_of(rows, *, max_new_tokens=8, temperature=0.0, seed=0):
+    return GenerationSettings(
+        max_new_tokens=tf.fill([rows], max_new_tokens),
+        temperature=tf.fill([rows], np.float32(temperature)),
+        top_k=tf.fill([rows], 0),
+        top_p=tf.fill([rows], np.float32(1.0)),
+        min_p=tf.fill([rows], np.float32(0.0)),
+        seed=tf.fill([rows], tf.constant(seed, tf.int64)),
+    )
+
+
+def greedy_oracle(backbone, prompt, count):
+    """Whole forward pass for each token, no cache."""
+    ids = list(prompt)
+    for _ in range(count):
+        hidden = backbone.forward(np.array([ids], np.int32)).hidden
+        ids.append(int(np.argmax(backbone.logits(hidden)[0, -1])))
+    return ids[len(prompt) :]
+
+
+def test_greedy_equals_uncached_forward_passes(causal_lm):
+    backbone = causal_lm.backbone
+    rng = np.random.default_rng(0)
+    lengths = [3, 9, 1]
+    rows = [rng.integers(0, 300, n) for n in lengths]
+    prompts = np.zeros((3, 9), np.int32)
+    for row, ids in enumerate(rows):
+        prompts[row, : len(ids)] = ids
+    got = generate_tokens(
+        backbone,
+        prompt_ids=tf.constant(prompts),
+        prompt_lengths=tf.constant(lengths),
+        settings=settings_of(3),
+        stop_token_ids=tf.constant([], tf.int32),
+    )
+    for row, ids in enumerate(rows):
+        assert got.token_ids[row].numpy().tolist() == greedy_oracle(backbone, ids, 8)
+    assert got.num_tokens.numpy().tolist() == [8, 8, 8]
+
+
+def test_log_probs_are_the_models(causal_lm):
+    backbone = causal_lm.backbone
+    prompt = np.array([[5, 6, 7]], np.int32)
+    got = generate_tokens(
+        backbone,
+        prompt_ids=tf.constant(prompt),
+        prompt_lengths=tf.constant([3]),
+        settings=settings_of(1, temperature=1.0, seed=5),
+        stop_token_ids=tf.constant([], tf.int32),
+    )
+    ids = np.concatenate([prompt, got.token_ids], axis=1)
+    log_probs = tf.nn.log_softmax(backbone.logits(backbone.forward(ids).hidden))[0]
+    expected = [log_probs[2 + i, ids[0, 3 + i]].numpy() for i in range(8)]
+    np.testing.assert_allclose(got.log_probs[0], expected, atol=1e-4)
+
+
+def test_stop_token_ends_its_row_and_is_left_out(causal_lm):
+    backbone = causal_lm.backbone
+    prompt = np.array([[5, 6, 7], [9, 8, 1]], np.int32)
+    free = greedy_oracle(backbone, prompt[0], 8)
+    stop = next(token for token in free[1:] if token != free[0])
+    got = generate_tokens(
+        backbone,
+        prompt_ids=tf.constant(prompt),
+        prompt_lengths=tf.constant([3, 3]),
+        settings=settings_of(2),
+        stop_token_ids=tf.constant([stop]),
+    )
+    count = free.index(stop)
+    assert got.num_tokens[0] == count
+    assert got.token_ids[0, :count].numpy().tolist() == free[:count]
+    assert generation.FINISH_REASONS[got.finish_reason[0]] == "stop"
+
+
+def test_context_ends_generation(causal_lm):
+    context = causal_lm.backbone.config.max_sequence_length
+    got = generate_tokens(
+        causal_lm.backbone,
+        prompt_ids=tf.ones([2, context - 2], tf.int32),
+        prompt_lengths=tf.constant([context - 2, 4]),
+        settings=settings_of(2, max_new_tokens=5),
+        stop_token_ids=tf.constant([], tf.int32),
+    )
+    assert got.num_tokens.numpy().tolist() == [2, 5]
+    assert [generation.FINISH_REASONS[r] for r in got.finish_reason] == ["length"] * 2
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_batched_equals_one_by_one(causal_lm, temperature):
+    knobs = {"temperature": temperature, "seed": 11, "max_new_tokens": 12}
+    together = causal_lm.generate(PROMPTS, **knobs)
+    alone = [causal_lm.generate(prompt, **knobs) for prompt in PROMPTS]
+    backwards = causal_lm.generate(PROMPTS[::-1], **knobs)[::-1]
+    assert together == alone == backwards
+
+
+def test_settings_may_differ_by_row(causal_lm):
+    together = causal_lm.generate(
+        PROMPTS[:3],
+        temperature=[0.0, 1.0, 0.5],
+        top_k=[0, 3, 0],
+        seed=[1, 2, 3],
+        max_new_tokens=[3, 9, 6],
+    )
+    alone = [
+        causal_lm.generate(prompt, temperature=t, top_k=k, seed=seed, max_new_tokens=n)
+        for prompt, t, k, seed, n in zip(
+            PROMPTS[:3],
+            [0.0, 1.0, 0.5],
+            [0, 3, 0],
+            [1, 2, 3],
+            [3, 9, 6],
+            strict=True,
+        )
+    ]
+    assert together == alone
+
+
+def test_one_trace_serves_every_setting(causal_lm):
+    causal_lm.generate("warm", max_new_tokens=1)
+    generate, _ = causal_lm._traced_functions()
+    for index in range(20):
+        causal_lm.generate(
+            PROMPTS[: 1 + index % 4],
+            max_new_tokens=index % 5,
+            temperature=index / 10,
+            top_k=index,
+            top_p=1.0 - index / 40,
+            seed=index,
+        )
+    assert causal_lm._traced_functions()[0] is generate
+    assert generate.experimental_get_tracing_count() == 1
+
+
+def test_prompt_is_repeated_unless_stripped(causal_lm):
+    knobs = {"max_new_tokens": 4, "seed": 0}
+    whole = causal_lm.generate("The king", **knobs)
+    stripped = causal_lm.generate("The king", strip_prompt=True, **knobs)
+    assert whole == "The king" + stripped
+    assert isinstance(causal_lm.generate(["a"], **knobs), list)
+
+
+def test_tensors_and_datasets_are_prompts_too(causal_lm):
+    knobs = {"max_new_tokens": 4, "seed": 0}
+    expected = causal_lm.generate(PROMPTS, **knobs)
+    dataset = tf.data.Dataset.from_tensor_slices(PROMPTS).batch(2)
+    assert causal_lm.generate(tf.constant(PROMPTS), **knobs) == expected
+    assert causal_lm.generate(dataset, **knobs) == expected
+
+
+def test_max_length_counts_the_prompt(causal_lm):
+    prompt = "The king"
+    tokens = len(causal_lm.preprocessor.tokenizer.tokenize(prompt))
+    longer = causal_lm.generate(
+        prompt, max_length=tokens + 3, temperature=0.0, stop_token_ids=None
+    )
+    expected = causal_lm.generate(
+        prompt, max_new_tokens=3, temperature=0.0, stop_token_ids=None
+    )
+    assert longer == expected
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"temperature": -1.0}, "temperature must be finite and at least 0, got -1.0"),
+        ({"temperature": float("nan")}, "temperature must be finite"),
+        ({"top_p": 0.0}, r"top_p must be in \(0, 1\], got 0.0"),
+        ({"top_k": -2}, "top_k must be at least 0, got -2"),
+        ({"top_k": 1.5}, "top_k must be a whole number, got 1.5"),
+        ({"min_p": 2}, r"min_p must be in \[0, 1\], got 2"),
+        ({"max_new_tokens": -1}, "max_new_tokens must be at least 0, got -1"),
+        ({"seed": [1, 2]}, r"seed must be one value or one per prompt \(1\)"),
+        ({"max_length": 0}, "max_length must be at least 1, got 0"),
+        ({"stop_token_ids": "never"}, "stop_token_ids must be 'auto'"),
+    ],
+)
+def test_settings_out_of_range_are_named(causal_lm, knobs, message):
+    with pytest.raises(ValueError, match=message):
+        causal_lm.generate("The", **knobs)
+
+
+def test_prompt_longer_than_the_context_is_refused(causal_lm):
+    with pytest.raises(ValueError, match="shorter than the context of 64 tokens"):
+        causal_lm.generate(["fine", "word " * 200])
+
+
+def test_invalid_utf8_is_refused(causal_lm):
+    with pytest.raises(ValueError, match="valid UTF-8"):
+        causal_lm.generate(tf.constant([b"ok", b"\xff"]), max_new_tokens=1)
+
+
+def test_a_bad_row_fails_alone(causal_lm):
+    generator = causal_lm.text_generator()
+    good = generator(
+        tf.constant(["The king", "The king"]),
+        settings=settings_of(2),
+        stop_token_ids=tf.constant([], tf.int32),
+    )
+    settings = settings_of(4)._replace(temperature=tf.constant([0.0, 0.0, -1.0, 0.0]))
+    mixed = generator(
+        tf.constant([b"The king", b"word " * 200, b"The", b"\xff"]),
+        settings=settings,
+        stop_token_ids=tf.constant([], tf.int32),
+    )
+    reasons = [generation.FINISH_REASONS[r] for r in mixed.tokens.finish_reason]
+    assert reasons == ["length", "prompt_too_long", "invalid_input", "invalid_input"]
+    assert mixed.generated_bytes[0] == good.generated_bytes[0]
+    assert mixed.generated_bytes[1:].numpy().tolist() == [b"", b"", b""]

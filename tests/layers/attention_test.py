@@ -1,0 +1,90 @@
+"""Attention against a naive NumPy oracle."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_gpt.layers.attention import attend
+from keras_gpt.layers.kv_cache import LayerCache, empty_cache, write
+from keras_gpt.layers.masks import AttentionMask
+from keras_gpt.layers.mlp import gelu_approximate
+
+RNG = np.random.default_rng(0)
+
+
+def oracle_attend(query, key, value, mask):
+    """Attention with loops over every axis."""
+    batch, heads, length, size = query.shape
+    out = np.zeros_like(query)
+    for b in range(batch):
+        for n in range(heads):
+            for t in range(length):
+                allowed = [s for s in range(key.shape[2]) if mask[b, 0, t, s]]
+                scores = [query[b, n, t] @ key[b, n, s] / size**0.5 for s in allowed]
+                weights = np.exp(scores) / np.sum(np.exp(scores))
+                for weight, s in zip(weights, allowed, strict=True):
+                    out[b, n, t] += weight * value[b, n, s]
+    return out
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_attend_matches_the_oracle(dtype):
+    query, key, value = (RNG.normal(size=(2, 3, 5, 4)) for _ in range(3))
+    mask = AttentionMask()(tf.zeros((2, 5)), tf.constant([[1] * 5, [1, 1, 1, 0, 0]]))
+    got = attend(
+        tf.cast(query, dtype),
+        key=tf.cast(key, dtype),
+        value=tf.cast(value, dtype),
+        mask=mask,
+    )
+    expected = oracle_attend(query, key, value, mask.numpy())
+    tolerance = 1e-5 if dtype == "float32" else 0.05
+    np.testing.assert_allclose(tf.cast(got, tf.float64), expected, atol=tolerance)
+
+
+def test_mask_is_causal_and_hides_padded_keys():
+    mask = AttentionMask()(tf.zeros((2, 3)), tf.constant([[1, 1, 1], [1, 0, 0]]))
+    assert mask.shape == (2, 1, 3, 3)
+    assert mask.numpy()[0, 0].tolist() == np.tril(np.ones((3, 3), bool)).tolist()
+    assert mask.numpy()[1, 0].tolist() == [
+        [True, False, False],
+        [True, True, False],
+        [True, False, True],
+    ]
+
+
+def test_mask_over_a_cache_follows_positions():
+    mask = AttentionMask()(
+        tf.zeros((2, 1)), positions=tf.constant([[2], [0]]), num_keys=tf.constant(4)
+    )
+    assert mask.numpy()[:, 0, 0].tolist() == [
+        [True, True, True, False],
+        [True, False, False, False],
+    ]
+
+
+def test_cache_write_puts_each_token_in_its_slot():
+    cache = empty_cache(
+        num_layers=1,
+        batch_size=2,
+        num_heads=2,
+        num_slots=4,
+        head_dim=3,
+        dtype="float32",
+    ).layers[0]
+    new = RNG.normal(size=(2, 2, 2, 3)).astype(np.float32)
+    got = write(
+        LayerCache(*cache), key=new, value=-new, positions=tf.constant([[0, 1], [3, 2]])
+    )
+    expected = np.zeros((2, 2, 4, 3), np.float32)
+    expected[0, :, [0, 1]] = new[0].transpose(1, 0, 2)
+    expected[1, :, [3, 2]] = new[1].transpose(1, 0, 2)
+    np.testing.assert_array_equal(got.key, expected)
+    np.testing.assert_array_equal(got.value, -expected)
+
+
+def test_gelu_is_tensorflows_tanh_gelu():
+    x = np.linspace(-6, 6, 101).astype(np.float32)
+    np.testing.assert_allclose(
+        gelu_approximate(tf.constant(x)), tf.nn.gelu(x, approximate=True), atol=1e-6
+    )

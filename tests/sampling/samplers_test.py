@@ -1,0 +1,109 @@
+"""Sampling against a plain NumPy oracle."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_gpt.sampling import SamplingSettings, sample, uniform
+
+VOCABULARY_SIZE = 37
+
+
+def settings_of(rows, *, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, seed=None):
+    seed = np.arange(rows) if seed is None else seed
+    return SamplingSettings(
+        temperature=tf.fill([rows], np.float32(temperature)),
+        top_k=tf.fill([rows], top_k),
+        top_p=tf.fill([rows], np.float32(top_p)),
+        min_p=tf.fill([rows], np.float32(min_p)),
+        seed=tf.constant(seed, tf.int64),
+    )
+
+
+def oracle_distribution(logits, *, temperature, top_k, top_p, min_p):
+    """Filtered probabilities of one row by id, written for reading."""
+    order = sorted(range(len(logits)), key=lambda i: (-logits[i], i))
+    weights = {i: np.exp((logits[i] - logits[order[0]]) / temperature) for i in order}
+    kept = order[:top_k] if top_k else order
+    total = sum(weights[i] for i in kept)
+    nucleus, mass = [], 0.0
+    for i in kept:
+        if top_p >= 1.0 or mass < top_p * total or not nucleus:
+            nucleus.append(i)
+        mass += weights[i]
+    nucleus = [i for i in nucleus if weights[i] >= min_p]
+    total = sum(weights[i] for i in nucleus)
+    return nucleus, np.array([weights[i] / total for i in nucleus])
+
+
+CASES = [
+    {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0},
+    {"temperature": 0.5, "top_k": 5, "top_p": 1.0, "min_p": 0.0},
+    {"temperature": 1.3, "top_k": 0, "top_p": 0.6, "min_p": 0.0},
+    {"temperature": 0.8, "top_k": 9, "top_p": 0.7, "min_p": 0.0},
+    {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.2},
+    {"temperature": 1.0, "top_k": 1, "top_p": 1.0, "min_p": 0.0},
+    {"temperature": 1.0, "top_k": 0, "top_p": 1e-6, "min_p": 0.0},
+    {"temperature": 1.0, "top_k": 10**6, "top_p": 1.0, "min_p": 1.0},
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_token_is_the_inverse_cdf_of_the_oracle(case):
+    rows = 300
+    logits = np.random.default_rng(0).normal(0, 2, (rows, VOCABULARY_SIZE))
+    logits = np.round(logits, 1).astype(np.float32)  # with ties
+    settings = settings_of(rows, **case)
+    got = sample(tf.constant(logits), settings=settings, step=tf.constant(4))
+    draws = uniform(settings.seed, tf.constant(4)).numpy()
+    for row in range(rows):
+        ids, probabilities = oracle_distribution(logits[row].astype(float), **case)
+        cumulative = np.cumsum(probabilities)
+        index = min(int(np.sum(cumulative <= draws[row])), len(ids) - 1)
+        near_edge = np.min(np.abs(cumulative - draws[row])) < 1e-5
+        assert near_edge or got.token_ids.numpy()[row] == ids[index]
+
+
+def test_frequencies_match_the_distribution():
+    rows = 20_000
+    logits = np.linspace(-1.0, 1.0, 6).astype(np.float32)
+    got = sample(
+        tf.tile(logits[None], [rows, 1]),
+        settings=settings_of(rows, temperature=0.9),
+        step=tf.constant(0),
+    )
+    expected = np.exp(logits / 0.9) / np.sum(np.exp(logits / 0.9)) * rows
+    counts = np.bincount(got.token_ids.numpy(), minlength=6)
+    assert np.sum((counts - expected) ** 2 / expected) < 20.5  # 5 df, p = 0.001
+
+
+def test_temperature_zero_takes_the_lowest_of_equal_maxima():
+    logits = tf.constant([[0.0, 2.0, 2.0], [3.0, 1.0, 3.0]])
+    got = sample(logits, settings=settings_of(2, temperature=0.0), step=tf.constant(0))
+    assert got.token_ids.numpy().tolist() == [1, 0]
+
+
+def test_log_probs_are_those_of_the_unfiltered_model():
+    logits = np.random.default_rng(1).normal(size=(4, 9)).astype(np.float32)
+    got = sample(
+        tf.constant(logits),
+        settings=settings_of(4, temperature=0.3, top_k=2),
+        step=tf.constant(0),
+    )
+    log_probs = logits - np.log(np.sum(np.exp(logits), axis=-1, keepdims=True))
+    ids = got.token_ids.numpy()
+    np.testing.assert_allclose(
+        got.log_probs.numpy(), log_probs[np.arange(4), ids], rtol=1e-5
+    )
+
+
+def test_a_row_does_not_depend_on_its_neighbours_settings():
+    logits = tf.constant(np.random.default_rng(2).normal(size=(3, 50)), tf.float32)
+    alone = settings_of(3, temperature=0.7, top_k=4)
+    mixed = alone._replace(
+        temperature=tf.constant([0.7, 0.0, 1.9]), top_k=tf.constant([4, 0, 50])
+    )
+    for step in range(20):
+        first = sample(logits, settings=alone, step=tf.constant(step)).token_ids[0]
+        second = sample(logits, settings=mixed, step=tf.constant(step)).token_ids[0]
+        assert first == second

@@ -1,0 +1,1 @@
+"""Command-line tools: short absl mains and their dispatch."""
