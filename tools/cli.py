@@ -1,0 +1,56 @@
+"""The command `keras-gpt TOOL --flags`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+# Tool to what it does; the modules are imported only when they run.
+TOOLS = {
+    "demo": "from a text to a served model, in a few minutes",
+    "train_tokenizer": "learns a vocabulary from text files",
+    "pretrain": "trains a GPT on text files",
+    "generate": "continues prompts",
+    "evaluate": "measures loss and perplexity on text files",
+    "export": "writes a SavedModel that tensorflow alone runs",
+    "benchmark": "compares speeds with those of peers",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command and returns its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    tool, *rest = argv
+    if tool not in TOOLS:
+        print(
+            f"keras-gpt: tool must be one of {', '.join(TOOLS)}, got {tool!r}.",
+            file=sys.stderr,
+        )
+        return 1
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from keras_gpt.tools import command
+
+    return command.run_tool(importlib.import_module(f"keras_gpt.tools.{tool}"), rest)
+
+
+def _help() -> str:
+    width = max(map(len, TOOLS))
+    tools = [f"  {name:{width}}  {text}" for name, text in TOOLS.items()]
+    return "\n".join(
+        [
+            "keras-gpt TOOL --flags: GPT models, from raw text to a served model.",
+            "",
+            "Tools:",
+            *tools,
+            "",
+            "keras-gpt TOOL --help lists a tool's flags.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

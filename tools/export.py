@@ -1,0 +1,60 @@
+"""Writes a model as a SavedModel that tensorflow alone runs."""
+
+from __future__ import annotations
+
+from absl import flags as absl_flags
+
+from keras_gpt.tools import command, inputs
+
+DESCRIPTION = "writes a SavedModel that tensorflow alone runs"
+
+
+def define_flags(flags: absl_flags.FlagValues) -> None:
+    """Defines the tool's flags."""
+    absl_flags.DEFINE_string("model", None, "Preset directory", flag_values=flags)
+    absl_flags.DEFINE_string(
+        "output", None, "Folder of the served model; gets OUTPUT/VERSION/",
+        flag_values=flags,
+    )  # fmt: skip
+    absl_flags.DEFINE_integer(
+        "version", 1, "Version number, new in the folder", flag_values=flags
+    )
+    absl_flags.DEFINE_enum(
+        "format", "saved_model", ["saved_model"], "What to write", flag_values=flags
+    )
+    absl_flags.DEFINE_integer(
+        "max_new_tokens", 64, "Exported default: longest continuation, in tokens",
+        flag_values=flags,
+    )  # fmt: skip
+    absl_flags.DEFINE_float(
+        "temperature", 1.0, "Exported default; 0 is greedy", flag_values=flags
+    )
+    absl_flags.DEFINE_integer(
+        "top_k", 0, "Exported default; 0 keeps all tokens", flag_values=flags
+    )
+    absl_flags.DEFINE_float(
+        "top_p", 1.0, "Exported default; 1 keeps all tokens", flag_values=flags
+    )
+    absl_flags.DEFINE_integer("seed", 0, "Exported default", flag_values=flags)
+
+
+def run(flags: absl_flags.FlagValues) -> None:
+    """Runs the tool."""
+    command.require(flags, "model", "output")
+    from keras_gpt.export import export_saved_model
+
+    path = export_saved_model(
+        inputs.load_model(flags.model),
+        flags.output,
+        version=flags.version,
+        max_new_tokens=flags.max_new_tokens,
+        temperature=flags.temperature,
+        top_k=flags.top_k,
+        top_p=flags.top_p,
+        seed=flags.seed,
+    )
+    print(f"{path} answers like the model, with tensorflow alone")
+
+
+if __name__ == "__main__":
+    command.run_main(__name__)

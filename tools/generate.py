@@ -1,0 +1,61 @@
+"""Continues prompts with a model from a preset directory."""
+
+from __future__ import annotations
+
+import sys
+
+from absl import flags as absl_flags
+
+from keras_gpt.tools import command, inputs
+
+DESCRIPTION = "continues prompts"
+
+
+def define_flags(flags: absl_flags.FlagValues) -> None:
+    """Defines the tool's flags."""
+    absl_flags.DEFINE_string("model", None, "Preset directory", flag_values=flags)
+    absl_flags.DEFINE_multi_string(
+        "prompt", [], "Text to continue; may be repeated. Without it, standard input",
+        flag_values=flags,
+    )  # fmt: skip
+    absl_flags.DEFINE_integer(
+        "max_new_tokens", 100, "Longest continuation, in tokens", flag_values=flags
+    )
+    absl_flags.DEFINE_float(
+        "temperature", 1.0, "Divides the logits; 0 is greedy", flag_values=flags
+    )
+    absl_flags.DEFINE_integer(
+        "top_k", 0, "Likeliest tokens to keep; 0 keeps all", flag_values=flags
+    )
+    absl_flags.DEFINE_float(
+        "top_p", 1.0, "Share of probability to keep; 1 keeps all", flag_values=flags
+    )
+    absl_flags.DEFINE_integer(
+        "seed", None, "Seed of the random numbers; optional, fresh without it",
+        flag_values=flags,
+    )  # fmt: skip
+    absl_flags.DEFINE_bool(
+        "strip_prompt", False, "Whether to leave the prompt out", flag_values=flags
+    )
+
+
+def run(flags: absl_flags.FlagValues) -> None:
+    """Runs the tool."""
+    command.require(flags, "model")
+    lm = inputs.load_model(flags.model)
+    texts = lm.generate(
+        flags.prompt or [sys.stdin.read()],
+        max_length=lm.backbone.config.max_sequence_length,
+        max_new_tokens=flags.max_new_tokens,
+        temperature=flags.temperature,
+        top_k=flags.top_k,
+        top_p=flags.top_p,
+        seed=flags.seed,
+        strip_prompt=flags.strip_prompt,
+    )
+    for text in texts:
+        print(text)
+
+
+if __name__ == "__main__":
+    command.run_main(__name__)

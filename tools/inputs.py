@@ -1,0 +1,45 @@
+"""Reading what flags point to."""
+
+from __future__ import annotations
+
+import glob
+from pathlib import Path
+from typing import Any
+
+
+def text_paths(patterns: list[str]) -> list[Path]:
+    """Expands file names and glob patterns, in order.
+
+    Raises:
+        FileNotFoundError: if a pattern matches no file.
+    """
+    paths: list[Path] = []
+    for pattern in patterns:
+        found = sorted(glob.glob(pattern, recursive=True))
+        if not found:
+            raise FileNotFoundError(f"no file matches {pattern!r}.")
+        paths += [Path(path) for path in found if Path(path).is_file()]
+    if not paths:
+        raise FileNotFoundError(f"no file matches {', '.join(patterns)!r}.")
+    return paths
+
+
+def load_model(path: str) -> Any:
+    """Loads a `GPTCausalLM` from a preset directory.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    from keras_gpt import GPTCausalLM
+
+    if not (Path(path) / "config.json").is_file():
+        raise FileNotFoundError(f"model {path!r} must be a preset directory.")
+    return GPTCausalLM.from_preset(path)
+
+
+def load_tokenizer(path: str) -> Any:
+    """Loads a `GPTTokenizer` from a folder of vocab.json and merges.txt."""
+    from keras_gpt import GPTTokenizer
+
+    folder = Path(path)
+    return GPTTokenizer(vocabulary=folder / "vocab.json", merges=folder / "merges.txt")
