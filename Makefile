@@ -32,8 +32,7 @@ lint: .venv/stamp
 	  --cache-dir ../mypy -p keras_gpt
 
 bench: .venv/stamp
-	$(BIN)/keras-gpt benchmark tokenize
-	$(BIN)/keras-gpt benchmark train
+	$(BIN)/keras-gpt benchmark
 
 bazel-test: .venv/stamp
 	BAZEL='$(BAZEL)' .ci/bazel_offline test //:all

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from keras_gpt.export import signatures, verify
@@ -64,7 +65,7 @@ def export_saved_model(
     try:
         temporary.mkdir(parents=True)
         tf.saved_model.save(module, str(temporary), signatures=served)
-        _check(task, temporary)
+        _check(task, temporary, defaults)
         temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -99,13 +100,14 @@ def _servable_module(
     )
 
 
-def _check(task: GPTCausalLM, folder: Path) -> None:
+def _check(task: GPTCausalLM, folder: Path, defaults: dict[str, Any]) -> None:
     """Raises `ExportError` unless the folder serves what the task generates."""
     bad_ops = verify.forbidden_ops(folder)
     if bad_ops:
         raise ExportError(f"the graph holds {'; '.join(bad_ops)}.")
     prompts = ["", "The", " a\n\nb", "caf\u00e9 \u4e2d"]
     knobs: dict[str, Any] = {
+        **{name: defaults[name] for name in ("top_k", "top_p", "min_p")},
         "max_new_tokens": VERIFY_TOKENS,
         "temperature": list(VERIFY_TEMPERATURES),
         "seed": list(VERIFY_SEEDS),
@@ -115,7 +117,8 @@ def _check(task: GPTCausalLM, folder: Path) -> None:
     if max(counts.numpy()) >= context:
         prompts = [""] * len(prompts)  # a context too short for anything else
     expected = task.generate(prompts, max_length=context, strip_prompt=True, **knobs)
-    inputs = {"text": prompts, **knobs, "max_new_tokens": [VERIFY_TOKENS]}
+    rows = {name: np.atleast_1d(value).tolist() for name, value in knobs.items()}
+    inputs = {"text": prompts, **rows}
     calls = [
         {"signature": "generate", "inputs": inputs},
         {"signature": "serving_default", "inputs": {"text": prompts}},

@@ -1,8 +1,10 @@
 """What every tool shares: flags, help, and errors in one line.
 
 A tool is a module with `DESCRIPTION` (one line), `define_flags(flags)` and
-`run(flags)`. Flags live in an `absl.flags.FlagValues` of the tool's own, so that
-several tools can be imported into one process.
+`run(flags)`. One that takes words beside flags names them in `WORDS`, a dict of word
+to meaning, and gets those given as `run(flags, words)`. Flags live in an
+`absl.flags.FlagValues` of the tool's own, so that several tools can be imported into
+one process.
 """
 
 from __future__ import annotations
@@ -10,12 +12,18 @@ from __future__ import annotations
 import os
 import sys
 import textwrap
+from collections.abc import Mapping
 from types import ModuleType
 
 from absl import flags as absl_flags
 
 # Before tensorflow is imported anywhere: no C++ log lines between a tool's own.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+class UsageError(Exception):
+    """Flags that do not make a whole command."""
+
 
 EXIT_USAGE = 1
 EXIT_INPUT = 2
@@ -39,21 +47,38 @@ def run_tool(tool: ModuleType, argv: list[str]) -> int:
     values = absl_flags.FlagValues()
     tool.define_flags(values)
     if any(argument in ("--help", "-h", "-help") for argument in argv):
-        print(help_text(name, tool.DESCRIPTION, values))
+        words = getattr(tool, "WORDS", {})
+        print(help_text(name, tool.DESCRIPTION, values, words=words))
         return 0
+    known: dict[str, str] = getattr(tool, "WORDS", {})
     try:
-        rest = values([name, *argv])[1:]
-        if rest:
-            raise absl_flags.Error(f"unexpected argument {rest[0]!r}")
+        words = values([name, *argv])[1:]
+        for word in words:
+            if word not in known:
+                rule = f"; it must be of {', '.join(known)}" if known else ""
+                raise absl_flags.Error(f"unexpected argument {word!r}{rule}.")
     except absl_flags.Error as error:
         return _fail(f"keras-gpt {name}: {error}", EXIT_USAGE)
     try:
-        tool.run(values)
+        tool.run(values, words) if known else tool.run(values)
+    except UsageError as error:
+        return _fail(f"keras-gpt {name}: {error}", EXIT_USAGE)
     except KeyboardInterrupt:
         return _fail(f"keras-gpt {name}: interrupted", EXIT_INTERRUPTED)
-    except (ValueError, OSError, RuntimeError) as error:
+    except Exception as error:
+        if not _is_bad_input(error):
+            raise
         return _fail(f"keras-gpt {name}: {error}", EXIT_INPUT)
     return 0
+
+
+def _is_bad_input(error: Exception) -> bool:
+    if isinstance(error, ValueError | OSError | RuntimeError):
+        return True
+    # TensorFlow's own errors of reading and writing files derive from none of these.
+    # Looked up, not imported: a tool that failed before needing it stays quick.
+    tensorflow = sys.modules.get("tensorflow")
+    return tensorflow is not None and isinstance(error, tensorflow.errors.OpError)
 
 
 def run_main(module_name: str) -> None:
@@ -61,9 +86,20 @@ def run_main(module_name: str) -> None:
     sys.exit(run_tool(sys.modules[module_name], sys.argv[1:]))
 
 
-def help_text(name: str, description: str, values: absl_flags.FlagValues) -> str:
-    """Returns a tool's help: its flags with units and defaults."""
-    lines = [f"keras-gpt {name}: {description}", "", "Flags:"]
+def help_text(
+    name: str,
+    description: str,
+    values: absl_flags.FlagValues,
+    *,
+    words: Mapping[str, str] | None = None,
+) -> str:
+    """Returns a tool's help: its words, and its flags with units and defaults."""
+    lines = [f"keras-gpt {name}: {description}", ""]
+    if words:
+        lines += [f"Arguments (default: all of {', '.join(words)}):"]
+        lines += [f"  {word}\n      {meaning}" for word, meaning in words.items()]
+        lines += [""]
+    lines += ["Flags:"]
     for flag_name in sorted(values):
         flag = values[flag_name]
         if flag.name != flag_name or not flag.help:
@@ -72,7 +108,9 @@ def help_text(name: str, description: str, values: absl_flags.FlagValues) -> str
         if flag.default is None and "optional" in flag.help.lower():
             default = "default: none"
         lines.append(f"  --{flag_name}")
-        text = f"{flag.help} ({default})"
+        # absl adds a note on repeating, which the flag's own text already holds.
+        meaning = " ".join(flag.help.split(";\n")[0].split())
+        text = f"{meaning} ({default})"
         lines += textwrap.wrap(
             text, 80, initial_indent="      ", subsequent_indent="      "
         )
@@ -80,10 +118,10 @@ def help_text(name: str, description: str, values: absl_flags.FlagValues) -> str
 
 
 def require(values: absl_flags.FlagValues, *names: str) -> None:
-    """Raises `absl.flags.Error` unless each flag was given."""
+    """Raises `UsageError` unless each flag was given."""
     for name in names:
         if values[name].value in (None, []):
-            raise ValueError(f"flag --{name} is required.")
+            raise UsageError(f"flag --{name} is required.")
 
 
 def _fail(message: str, code: int) -> int:

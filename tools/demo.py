@@ -13,7 +13,18 @@ from absl import flags as absl_flags
 from keras_gpt.tools import command, inputs
 
 DESCRIPTION = "from a text to a served model, in a few minutes"
-OWN_FILES = {"corpus.txt", "run", "model", "saved_model", "report.json", "loss.png"}
+# Written first of all: only a folder that has it is ever cleared.
+MARKER = ".keras_gpt_demo"
+OWN_FILES = {
+    MARKER,
+    "corpus.txt",
+    "run",
+    "model",
+    "saved_model",
+    "report.json",
+    ".report.json",
+    "loss.png",
+}
 VOCABULARY_SIZE = 1024
 PROMPTS = ("The ", "If the object is", "")
 
@@ -98,15 +109,29 @@ def _config(steps: int, vocabulary_size: int) -> Any:
 
 
 def _make_afresh(output: Path) -> None:
-    """Clears what an earlier demo wrote; refuses a folder with anything else."""
-    if output.exists():
-        foreign = sorted({path.name for path in output.iterdir()} - OWN_FILES)
-        if foreign:
-            raise FileExistsError(
-                f"output must be new or a demo's, but {output} holds {foreign[0]}."
-            )
-        shutil.rmtree(output)
-    output.mkdir(parents=True)
+    """Clears what an earlier demo wrote; refuses a folder with anything else.
+
+    Raises:
+        OSError: if `output` is a file, or a folder that no demo made, or one to which
+            something was added.
+    """
+    if output.exists() and not output.is_dir():
+        raise NotADirectoryError(f"output must be a folder, but {output} is a file.")
+    names = {path.name for path in output.iterdir()} if output.exists() else set()
+    foreign = sorted(names - OWN_FILES if MARKER in names else names)
+    if foreign:
+        raise FileExistsError(
+            f"output must be new or a demo's, but {output} holds {foreign[0]}."
+        )
+    # The marker goes last, so that an interrupted clearing is taken up again.
+    for name in sorted(names - {MARKER}):
+        path = output / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    output.mkdir(parents=True, exist_ok=True)
+    (output / MARKER).touch()
 
 
 def _python_reference(path: Path) -> Path:

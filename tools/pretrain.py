@@ -7,7 +7,7 @@ from typing import Any
 
 from absl import flags as absl_flags
 
-from keras_gpt.config import NAMED_SIZES
+from keras_gpt.config import ACTIVATIONS, NAMED_SIZES
 from keras_gpt.tools import command, inputs
 
 DESCRIPTION = "trains a GPT on text files"
@@ -18,7 +18,18 @@ MODEL_INTEGERS = {
     "num_heads": "Attention heads per block",
     "hidden_dim": "Width of the residual stream",
     "intermediate_dim": "Width of the MLP",
+    "head_dim": "Width of one attention head",
 }
+MODEL_NUMBERS = {
+    "dropout": "Dropout rate",
+    "layer_norm_epsilon": "Added to the variance in layer norms",
+}
+MODEL_SWITCHES = {
+    "use_bias": "Whether layers have biases",
+    "normalize_first": "Whether layer norms stand before (GPT-2) or after (GPT-1)",
+    "tie_embeddings": "Whether the output projection is the token embedding",
+}
+MODEL_FIELDS = (*MODEL_INTEGERS, *MODEL_NUMBERS, *MODEL_SWITCHES, "activation")
 # Fields of PretrainConfig: default and meaning.
 INTEGERS: dict[str, tuple[int | None, str]] = {
     "steps": (1000, "Optimizer steps"),
@@ -45,16 +56,16 @@ NUMBERS: dict[str, tuple[float | None, str]] = {
 def define_flags(flags: absl_flags.FlagValues) -> None:
     """Defines the tool's flags."""
     _define_run_flags(flags)
-    for name, meaning in MODEL_INTEGERS.items():
-        absl_flags.DEFINE_integer(
-            name, None, f"{meaning}; optional, as in --size", flag_values=flags
-        )
-    absl_flags.DEFINE_float(
-        "dropout", None, "Dropout rate; optional, as in --size", flag_values=flags
-    )
-    absl_flags.DEFINE_bool(
-        "use_bias", None, "Whether layers have biases; optional, as in --size",
-        flag_values=flags,
+    for define, fields in (
+        (absl_flags.DEFINE_integer, MODEL_INTEGERS),
+        (absl_flags.DEFINE_float, MODEL_NUMBERS),
+        (absl_flags.DEFINE_bool, MODEL_SWITCHES),
+    ):
+        for name, meaning in fields.items():
+            define(name, None, f"{meaning}; optional, as in --size", flag_values=flags)
+    absl_flags.DEFINE_enum(
+        "activation", None, list(ACTIVATIONS),
+        "Of the MLP; optional, as in --size", flag_values=flags,
     )  # fmt: skip
     for name, (default, meaning) in INTEGERS.items():
         absl_flags.DEFINE_integer(name, default, meaning, flag_values=flags)
@@ -113,6 +124,10 @@ def _define_run_flags(flags: absl_flags.FlagValues) -> None:
 def run(flags: absl_flags.FlagValues) -> None:
     """Runs the tool."""
     command.require(flags, "input", "output")
+    if flags.tokenizer and flags.vocabulary_size is not None:
+        raise command.UsageError(
+            "flag --vocabulary_size is for a vocabulary to learn; --tokenizer has one."
+        )
     paths = inputs.text_paths(flags.input)
     tokenizer = _tokenizer(flags, paths)
 
@@ -150,7 +165,7 @@ def pretrain_config(flags: absl_flags.FlagValues, vocabulary_size: int) -> Any:
 
     overrides = {
         name: flags[name].value
-        for name in (*MODEL_INTEGERS, "dropout", "use_bias")
+        for name in MODEL_FIELDS
         if flags[name].value is not None
     }
     if flags.context_length is not None:
@@ -158,14 +173,14 @@ def pretrain_config(flags: absl_flags.FlagValues, vocabulary_size: int) -> Any:
     if "hidden_dim" in overrides or "num_heads" in overrides:
         overrides.setdefault("head_dim", None)
     model = GPTConfig.named(flags.size, vocabulary_size=vocabulary_size, **overrides)
-    values = {name: flags[name].value for name in (*INTEGERS, *NUMBERS)}
+    values: dict[str, Any] = {name: flags[name].value for name in (*INTEGERS, *NUMBERS)}
     values["eval_batches"] = values["eval_batches"] or None
     values["clip_norm"] = values["clip_norm"] or None
-    jit_compile = {"auto": "auto", "true": True, "false": False}[flags.jit_compile]
+    choices: dict[str, Any] = {"auto": "auto", "true": True, "false": False}
     return PretrainConfig(
         model=model,
         dtype_policy=flags.dtype_policy,
-        jit_compile=jit_compile,
+        jit_compile=choices[flags.jit_compile],
         strategy=flags.strategy,
         **values,
     )

@@ -39,14 +39,6 @@ class TransformerBlock(keras.layers.Layer):
         # The 2 * num_layers sums into the residual stream keep its variance:
         # Radford et al. 2019, section 2.3.
         residual_stddev = INITIALIZER_STDDEV / (2 * config.num_layers) ** 0.5
-        initializers = {
-            "kernel_initializer": keras.initializers.RandomNormal(
-                stddev=INITIALIZER_STDDEV
-            ),
-            "residual_initializer": keras.initializers.RandomNormal(
-                stddev=residual_stddev
-            ),
-        }
         self.attention_norm = layer_norm(config, self.dtype_policy, "attention_norm")
         self.attention = CausalSelfAttention(
             num_heads=config.num_heads,
@@ -55,8 +47,9 @@ class TransformerBlock(keras.layers.Layer):
             dropout=config.dropout,
             use_bias=config.use_bias,
             dtype=self.dtype_policy,
+            kernel_initializer=_normal(INITIALIZER_STDDEV),
+            residual_initializer=_normal(residual_stddev),
             name="attention",
-            **initializers,
         )
         self.mlp_norm = layer_norm(config, self.dtype_policy, "mlp_norm")
         self.mlp = MLP(
@@ -65,8 +58,9 @@ class TransformerBlock(keras.layers.Layer):
             activation=config.activation,
             use_bias=config.use_bias,
             dtype=self.dtype_policy,
+            kernel_initializer=_normal(INITIALIZER_STDDEV),
+            residual_initializer=_normal(residual_stddev),
             name="mlp",
-            **initializers,
         )
         self.residual_dropout = keras.layers.Dropout(
             config.dropout, dtype=self.dtype_policy, name="residual_dropout"
@@ -105,6 +99,11 @@ class TransformerBlock(keras.layers.Layer):
             hidden = self.attention_norm(inputs + drop(attended))
             hidden = self.mlp_norm(hidden + drop(self.mlp(hidden)))
         return AttentionOutput(hidden, cache)
+
+
+def _normal(stddev: float) -> keras.initializers.Initializer:
+    # One for each use: called twice, a Keras initializer gives the same numbers.
+    return keras.initializers.RandomNormal(stddev=stddev)
 
 
 def layer_norm(config: GPTConfig, dtype: Any, name: str) -> keras.layers.Layer:

@@ -74,14 +74,18 @@ class GPTTokenizer(keras_nlp.tokenizers.Tokenizer):
         self, vocabulary: PathLike | dict[str, int], merges: Any
     ) -> None:
         """Sets the vocabulary and merges from files or data, as in the constructor."""
+        # What errors call them: by their file, if they came from one.
+        vocabulary_name, merges_name = "vocabulary", "merges"
         if not isinstance(vocabulary, dict):
+            vocabulary_name = f"vocabulary {os.fspath(vocabulary)}"
             vocabulary = gpt2_files.read_vocabulary(vocabulary)
         if isinstance(merges, str | os.PathLike):
+            merges_name = f"merges {os.fspath(merges)}"
             merges = gpt2_files.read_merges(merges)
         else:
             merges = gpt2_files.parse_merges(merges)
-        tokens = _tokens_by_id(vocabulary)
-        table = MergeTable(_merge_ids(vocabulary, merges))
+        tokens = _tokens_by_id(vocabulary, name=vocabulary_name)
+        table = MergeTable(_merge_ids(vocabulary, merges=merges, name=merges_name))
         self._vocabulary, self._merges = dict(vocabulary), merges
         self._tokens = tokens
         self._merge_table = table
@@ -222,11 +226,13 @@ class GPTTokenizer(keras_nlp.tokenizers.Tokenizer):
             inside a character, as ids may.
 
         Raises:
-            tf.errors.InvalidArgumentError: if an id is out of range.
+            ValueError: if an id is out of range; inside a graph,
+                `tf.errors.InvalidArgumentError`.
         """
         self._check_ready()
         if not isinstance(inputs, tf.Tensor | tf.RaggedTensor):
             inputs = tf.ragged.constant(_plain(inputs), dtype=tf.int32)
+        self._check_ids(inputs)
         if isinstance(inputs, tf.RaggedTensor):
             values = inputs.with_flat_values(
                 tf.gather(self._token_bytes, inputs.flat_values)
@@ -261,6 +267,18 @@ class GPTTokenizer(keras_nlp.tokenizers.Tokenizer):
     def _ordered(self) -> dict[str, int]:
         return {token: index for index, token in enumerate(self._tokens)}
 
+    def _check_ids(self, inputs: tf.Tensor | tf.RaggedTensor) -> None:
+        """Raises for ids out of range where their values are known: eagerly."""
+        flat = inputs.flat_values if isinstance(inputs, tf.RaggedTensor) else inputs
+        if not tf.executing_eagerly():
+            return
+        ids = flat.numpy()
+        wrong = ids[(ids < 0) | (ids >= len(self._tokens))]
+        if wrong.size:
+            raise ValueError(
+                f"ids must be in [0, {len(self._tokens)}), got {wrong.flat[0]}."
+            )
+
     def _check_ready(self) -> None:
         if not self._vocabulary:
             raise ValueError("vocabulary and merges must be set before use, got None.")
@@ -270,10 +288,10 @@ def _plain(ids: Any) -> Any:
     return ids.tolist() if isinstance(ids, np.ndarray) else ids
 
 
-def _tokens_by_id(vocabulary: dict[str, int]) -> list[str]:
+def _tokens_by_id(vocabulary: dict[str, int], *, name: str) -> list[str]:
     """Returns the tokens in order, once ids are known to be 0 .. V-1."""
     if not vocabulary:
-        raise ValueError("vocabulary must have tokens, got none.")
+        raise ValueError(f"{name} must have tokens, got none.")
     tokens: list[str | None] = [None] * len(vocabulary)
     for token, index in vocabulary.items():
         if (
@@ -282,31 +300,33 @@ def _tokens_by_id(vocabulary: dict[str, int]) -> list[str]:
             or not 0 <= index < len(tokens)
         ):
             raise ValueError(
-                f"vocabulary ids must be integers in [0, {len(tokens)}), "
+                f"{name} ids must be integers in [0, {len(tokens)}), "
                 f"got {index!r} for {token!r}."
             )
         if tokens[index] is not None:
             raise ValueError(
-                f"vocabulary ids must be distinct, got {index} for {token!r} "
+                f"{name} ids must be distinct, got {index} for {token!r} "
                 f"and {tokens[index]!r}."
             )
         tokens[index] = token
     return tokens  # type: ignore[return-value]
 
 
-def _merge_ids(vocabulary: dict[str, int], merges: list[str]) -> np.ndarray:
+def _merge_ids(
+    vocabulary: dict[str, int], *, merges: list[str], name: str
+) -> np.ndarray:
     """Returns left, right and merged id of each merge: int64 (M, 3)."""
     rows = []
     for rank, line in enumerate(merges):
         parts = line.split(" ")
         if len(parts) != 2 or not all(parts):
-            raise ValueError(f"merges must be 'left right', got {line!r} at {rank}.")
-        names = (*parts, "".join(parts))
-        for name in names:
-            if name not in vocabulary:
+            raise ValueError(f"{name} must be 'left right', got {line!r} at {rank}.")
+        tokens = (*parts, "".join(parts))
+        for token in tokens:
+            if token not in vocabulary:
                 raise ValueError(
-                    f"merges must be of tokens of the vocabulary, "
-                    f"got {name!r} in {line!r} at {rank}."
+                    f"{name} must be of tokens of the vocabulary, "
+                    f"got {token!r} in {line!r} at {rank}."
                 )
-        rows.append([vocabulary[name] for name in names])
+        rows.append([vocabulary[token] for token in tokens])
     return np.array(rows, np.int64).reshape(-1, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from keras_gpt.tokenizer.gpt_tokenizer import END_TOKEN, GPTTokenizer
 
 KINDS = ("bpe", "char")
 NUM_BYTES = 256
+
+# Places where GPT-2's pattern always splits, whatever stands around: after a line
+# feed between two characters that are no space.
+SAFE_CUT = re.compile(r"(?<=\S\n)(?=\S)")
 
 
 def train_tokenizer(
@@ -40,12 +45,15 @@ def train_tokenizer(
         `GPTTokenizer`.
 
     Raises:
-        ValueError: if the texts are empty or not UTF-8, the size is too small or
-            larger than the texts can fill, or the kind is unknown.
+        ValueError: if the texts or one of the files are empty, a file is not UTF-8,
+            the size is too small or larger than the texts can fill, or the kind is
+            unknown.
         OSError: if a file cannot be read.
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}.")
+    if isinstance(texts, str | bytes | os.PathLike):
+        raise ValueError(f"texts must be a list of texts or paths, got {texts!r:.80}.")
     corpus = [_read(text) for text in texts]
     if not any(corpus):
         raise ValueError(f"texts must not be empty, got {len(corpus)} without text.")
@@ -67,6 +75,8 @@ def _read(text: str | os.PathLike[str]) -> str:
     if isinstance(text, str):
         return text
     data = Path(text).read_bytes()
+    if not data:
+        raise ValueError(f"{os.fspath(text)} is empty.")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -81,6 +91,8 @@ def _byte_pairs(
 ) -> tuple[list[str], list[str]]:
     """Returns tokens in GPT-2's order, without specials, and merges."""
     smallest = NUM_BYTES + num_special
+    if vocabulary_size is not None and type(vocabulary_size) is not int:
+        raise ValueError(f"vocabulary_size must be an integer, got {vocabulary_size}.")
     if vocabulary_size is None or vocabulary_size < smallest:
         raise ValueError(
             f"vocabulary_size must be at least {smallest} (bytes and special tokens), "
@@ -93,8 +105,9 @@ def _byte_pairs(
         initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    lines = (line for text in corpus for line in text.splitlines(keepends=True))
-    model.train_from_iterator(lines, trainer)
+    # In parts, which the library counts in parallel and in little memory.
+    parts = (part for text in corpus for part in SAFE_CUT.split(text))
+    model.train_from_iterator(parts, trainer)
     learnt = model.get_vocab_size() + num_special
     if learnt < vocabulary_size:
         raise ValueError(

@@ -35,7 +35,9 @@ def random_vocabulary(draw, *, shuffled):
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_random_vocabularies_merge_as_the_reference(shuffled):
     draw = random.Random(7)
-    strings = ["".join(s) for n in (1, 2, 3, 7) for s in itertools.product("ab", repeat=n)]
+    strings = [
+        "".join(s) for n in (1, 2, 3, 7) for s in itertools.product("ab", repeat=n)
+    ]
     strings += ["a" * n for n in range(8, 20)]
     for _ in range(40):
         vocabulary, merges = random_vocabulary(draw, shuffled=shuffled)

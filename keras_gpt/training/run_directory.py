@@ -1,0 +1,136 @@
+"""The directory of one run: who may write there, and what lies where."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from keras_gpt.training.checkpointing import write_whole
+
+
+class RunDirectory:
+    """Claims an output directory for one run, or finds that run again.
+
+    Args:
+        path: string. Made if missing. It must be empty, or hold a run of the same
+            identity.
+        identity: JSON data. What makes two runs the same: configuration, corpus,
+            tokenizer.
+
+    Raises:
+        ValueError: if the directory holds another run, naming what differs, or
+            files that no run wrote, naming them.
+        OSError: if it cannot be written.
+    """
+
+    def __init__(self, path: str, *, identity: Mapping[str, Any]) -> None:
+        self.path = path
+        if os.path.exists(path) and not os.path.isdir(path):
+            raise ValueError(f"output_dir must be a directory, got the file {path!r}.")
+        os.makedirs(path, exist_ok=True)
+        identity = json.loads(json.dumps(identity))  # as it will be read back
+        if os.path.exists(self.run_file):
+            self._check_same(identity)
+        else:
+            self._check_empty()
+            write_whole(self.run_file, json.dumps(identity, indent=2) + "\n")
+
+    @property
+    def run_file(self) -> str:
+        """Identity of the run."""
+        return os.path.join(self.path, "run.json")
+
+    @property
+    def checkpoints(self) -> str:
+        """Directory of the checkpoints."""
+        return os.path.join(self.path, "checkpoints")
+
+    @property
+    def logs(self) -> str:
+        """Directory of the TensorBoard event files."""
+        return os.path.join(self.path, "logs")
+
+    @property
+    def losses(self) -> str:
+        """Loss history, a JSON object a line."""
+        return os.path.join(self.path, "losses.jsonl")
+
+    @property
+    def picture(self) -> str:
+        """Plot of the losses."""
+        return os.path.join(self.path, "loss.png")
+
+    @property
+    def model(self) -> str:
+        """Preset directory of the trained model."""
+        return os.path.join(self.path, "model")
+
+    @property
+    def report_file(self) -> str:
+        """Report of a finished run; written last."""
+        return os.path.join(self.path, "report.json")
+
+    def report(self) -> dict[str, Any] | None:
+        """Returns the report of the run, or None while it is not finished."""
+        if not os.path.exists(self.report_file):
+            return None
+        return _read_json(self.report_file)
+
+    def _check_empty(self) -> None:
+        foreign = sorted(
+            name for name in os.listdir(self.path) if not name.startswith(".tmp-")
+        )
+        if foreign:
+            raise ValueError(
+                f"output_dir must be empty or hold this run, but {self.path!r} holds "
+                f"no run.json and other files: {', '.join(foreign[:5])}"
+                + (f" and {len(foreign) - 5} more." if len(foreign) > 5 else ".")
+            )
+
+    def _check_same(self, identity: Mapping[str, Any]) -> None:
+        there, here = _flatten(_read_json(self.run_file)), _flatten(identity)
+        differing = [
+            f"{key} is {there.get(key)!r} there and {here.get(key)!r} now"
+            for key in sorted(set(there) | set(here))
+            if there.get(key) != here.get(key)
+        ]
+        if differing:
+            raise ValueError(
+                f"output_dir {self.path!r} holds another run: "
+                f"{'; '.join(differing)}. Give another directory."
+            )
+
+
+def tokenizer_identity(tokenizer: Any) -> dict[str, Any]:
+    """Returns the size of a tokenizer's vocabulary and a checksum of its tokens."""
+    tokens = list(tokenizer.get_vocabulary())
+    digest = hashlib.sha256("\n".join(map(str, tokens)).encode("utf-8"))
+    return {
+        "vocabulary_size": int(tokenizer.vocabulary_size()),
+        "end_token_id": tokenizer.end_token_id,
+        "sha256": digest.hexdigest(),
+    }
+
+
+def _read_json(path: str) -> dict[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except ValueError as error:
+        raise ValueError(f"{path!r} must hold JSON, but {error}.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path!r} must hold a JSON object, got {content!r}.")
+    return content
+
+
+def _flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -1,0 +1,67 @@
+"""Every command and every line of Python in the README runs."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from keras_gpt.tools import cli
+
+README = Path(__file__).parents[1] / "README.md"
+# `make` targets are what runs these tests; the demo has a test of its own.
+OUTSIDE = ("make demo", "make test")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
+
+
+def commands():
+    return [line for block in blocks("sh") for line in block.splitlines() if line]
+
+
+def shortened(words):
+    """Cuts training to a few steps of the same command."""
+    cuts = {"--steps": "4", "--warmup_steps": "2"}
+    words = [
+        f"{flag}={cuts.get(flag, value)}" if has_value else flag
+        for flag, has_value, value in (word.partition("=") for word in words)
+    ]
+    if words[0] == "pretrain":
+        words += ["--eval_batches=1"]
+        if not any(word.startswith("--warmup_steps") for word in words):
+            words.append("--warmup_steps=2")
+    return words
+
+
+def test_commands_run_in_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = "".join(
+        f"The king of line {n} is dead; {n * n} mourn.\n" for n in range(900)
+    )
+    words = " ".join(
+        f"{a}{b}{c}ing" for a in "bcdfgh" for b in "aeiou" for c in "lmnrst"
+    )
+    Path("corpus.txt").write_text((text + words) * 3)
+    for command in commands():
+        if command in OUTSIDE:
+            continue
+        program, *words = shlex.split(command)
+        assert program == "keras-gpt", command
+        assert cli.main(shortened(words)) == 0, command
+    assert Path("served/1/saved_model.pb").exists()
+
+
+def test_python_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scope = {}
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), scope)  # noqa: S102
+    assert Path("served_model/1/saved_model.pb").exists()
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "lint", "bench", "venv"])
+def test_make_targets_exist(target):
+    makefile = (README.parent / "Makefile").read_text()
+    assert re.search(rf"^{target}:", makefile, re.MULTILINE)

@@ -1,0 +1,65 @@
+"""Compares speeds with those of peers, side by side in one run."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+from absl import flags as absl_flags
+
+from keras_gpt.tools import command
+
+DESCRIPTION = "compares speeds with those of peers"
+WORDS = {
+    "train": "tokens/s of a training step, beside the same step in torch eager",
+    "tokenize": "MB/s of GPTTokenizer in tf.data, beside KerasHub and tokenizers",
+}
+
+
+def define_flags(flags: absl_flags.FlagValues) -> None:
+    """Defines the tool's flags."""
+    absl_flags.DEFINE_enum(
+        "config", "all", ["char", "124m", "all"],
+        "train: char (4 layers, 128 wide, context 64, batch 12) or 124m (GPT-2 "
+        "small, context 256, batch 1)",
+        flag_values=flags,
+    )  # fmt: skip
+    absl_flags.DEFINE_integer(
+        "rounds", 3, "Measurements of each side, in turn", flag_values=flags
+    )
+    absl_flags.DEFINE_float(
+        "seconds", 5.0, "train: least seconds of one measurement", flag_values=flags
+    )
+    absl_flags.DEFINE_string(
+        "input", None, "tokenize: UTF-8 text file; optional", flag_values=flags
+    )
+    absl_flags.DEFINE_string(
+        "vocabulary", None, "tokenize: GPT-2 vocabulary (JSON); optional",
+        flag_values=flags,
+    )  # fmt: skip
+    absl_flags.DEFINE_string(
+        "merges", None, "tokenize: GPT-2 merges; optional", flag_values=flags
+    )
+    absl_flags.DEFINE_string(
+        "json", None, "File for the results, as JSON; optional", flag_values=flags
+    )
+
+
+def run(flags: absl_flags.FlagValues, words: list[str]) -> None:
+    """Runs the named benchmarks, or all of them."""
+    if flags.rounds < 1:
+        raise ValueError(f"rounds must be at least 1, got {flags.rounds}.")
+    if not flags.seconds > 0.0:
+        raise ValueError(f"seconds must be positive, got {flags.seconds}.")
+    results: dict[str, Any] = {}
+    for name in words or WORDS:
+        module = importlib.import_module(f"keras_gpt.tools.benchmarks.{name}")
+        results[name] = module.run(flags)
+    if flags.json:
+        Path(flags.json).write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    command.run_main(__name__)
