@@ -264,7 +264,7 @@ def test_divergence_stops_the_run(corpus, tmp_path):
 
 def test_disk_full_stops_the_run_and_it_can_go_on(corpus, tmp_path, monkeypatch):
     tokenizer = train_tokenizer([pathlib.Path(corpus)], kind="char", end_token=False)
-    config = _config(tokenizer, steps=4, checkpoint_every=2)
+    config = _config(tokenizer, steps=4, checkpoint_every=2, jit_compile=False)
     write = tf.train.Checkpoint.write
 
     def full_at_step_4(checkpoint, path, **options):
