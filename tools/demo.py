@@ -40,7 +40,7 @@ def define_flags(flags: absl_flags.FlagValues) -> None:
         "the language reference that ships with Python",
         flag_values=flags,
     )  # fmt: skip
-    absl_flags.DEFINE_integer("steps", 1500, "Training steps", flag_values=flags)
+    absl_flags.DEFINE_integer("steps", 600, "Training steps", flag_values=flags)
     absl_flags.DEFINE_integer(
         "vocabulary_size", VOCABULARY_SIZE, "Token ids to learn", flag_values=flags
     )
