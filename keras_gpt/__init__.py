@@ -6,8 +6,11 @@ import importlib
 from typing import Any
 
 from keras_gpt.config import GPTConfig
-from keras_gpt.models import GPTBackbone, GPTCausalLM, GPTCausalLMPreprocessor
-from keras_gpt.tokenizer import GPTTokenizer, train_tokenizer
+from keras_gpt.quiet import quiet_start
+
+with quiet_start():  # These import tensorflow.
+    from keras_gpt.models import GPTBackbone, GPTCausalLM, GPTCausalLMPreprocessor
+    from keras_gpt.tokenizer import GPTTokenizer, train_tokenizer
 
 __version__ = "0.1.0"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 
 # Tool to what it does; the modules are imported only when they run.
@@ -31,7 +30,6 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from keras_gpt.tools import command
 
     return command.run_tool(importlib.import_module(f"keras_gpt.tools.{tool}"), rest)

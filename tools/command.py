@@ -17,9 +17,6 @@ from types import ModuleType
 
 from absl import flags as absl_flags
 
-# Before tensorflow is imported anywhere: no C++ log lines between a tool's own.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 
 class UsageError(Exception):
     """Flags that do not make a whole command."""

@@ -80,11 +80,6 @@ def run_alone(*arguments):
     )
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="importing keras_gpt imports tensorflow, whose C++ code writes to stderr "
-    "whatever TF_CPP_MIN_LOG_LEVEL says",
-)
 def test_an_error_is_the_only_line_of_a_process():
     process = run_alone("nonsense")
     assert process.returncode == 1
