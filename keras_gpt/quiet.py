@@ -26,13 +26,14 @@ def quiet_start() -> Iterator[None]:
 
     Messages of other kinds pass, after the block; so does all text if it raises.
     With TF_CPP_MIN_LOG_LEVEL=0 in the environment, or TensorFlow imported before,
-    nothing is held back. Where the level is not set, it is set to 1, so that the
-    messages stay away later too.
+    nothing is held back. Where the level is not set, it is set to 3: later messages,
+    such as the "error" of every machine without CUDA, stay away too. Failures are
+    Python exceptions whatever the level.
     """
     if os.environ.get(LOG_LEVEL) == "0" or "tensorflow" in sys.modules:
         yield
         return
-    os.environ.setdefault(LOG_LEVEL, "1")
+    os.environ.setdefault(LOG_LEVEL, "3")
     sys.stderr and sys.stderr.flush()
     try:
         saved = os.dup(_STANDARD_ERROR)

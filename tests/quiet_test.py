@@ -54,7 +54,7 @@ def test_all_is_shown_on_failure_or_request(tmp_path, then, environment):
 
 def test_level_is_set_only_where_it_was_not(tmp_path):
     show = "os.write(2, os.environ['TF_CPP_MIN_LOG_LEVEL'].encode() + b'\\n')"
-    assert "1" in run(tmp_path, show)
+    assert "3" in run(tmp_path, show)
     assert "2" in run(tmp_path, show, TF_CPP_MIN_LOG_LEVEL="2")
 
 
