@@ -23,6 +23,7 @@ MODEL_INTEGERS = {
 MODEL_NUMBERS = {
     "dropout": "Dropout rate",
     "layer_norm_epsilon": "Added to the variance in layer norms",
+    "initializer_stddev": "Standard deviation of the initial weights",
 }
 MODEL_SWITCHES = {
     "use_bias": "Whether layers have biases",
@@ -36,7 +37,7 @@ INTEGERS: dict[str, tuple[int | None, str]] = {
     "batch_size": (12, "Windows per step, over all replicas"),
     "warmup_steps": (100, "Steps of linear warm-up"),
     "eval_every": (250, "Steps between evaluations"),
-    "eval_batches": (20, "Batches per evaluation, but for the last; 0 for all"),
+    "eval_batches": (20, "Batches of the held-out part per evaluation; 0 for all"),
     "checkpoint_every": (250, "Steps between checkpoints"),
     "keep_checkpoints": (2, "Newest checkpoints to keep, besides the best"),
     "log_every": (10, "Steps between progress lines"),

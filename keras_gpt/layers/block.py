@@ -12,8 +12,6 @@ from keras_gpt.layers.attention import AttentionOutput, CausalSelfAttention
 from keras_gpt.layers.kv_cache import LayerCache
 from keras_gpt.layers.mlp import MLP
 
-INITIALIZER_STDDEV = 0.02  # Radford et al. 2018, section 4.1; GPT-2 and GPT-3 alike
-
 
 @keras.saving.register_keras_serializable(package="keras_gpt")
 class TransformerBlock(keras.layers.Layer):
@@ -38,7 +36,7 @@ class TransformerBlock(keras.layers.Layer):
         self.normalize_first = config.normalize_first
         # The 2 * num_layers sums into the residual stream keep its variance:
         # Radford et al. 2019, section 2.3.
-        residual_stddev = INITIALIZER_STDDEV / (2 * config.num_layers) ** 0.5
+        residual_stddev = config.initializer_stddev / (2 * config.num_layers) ** 0.5
         self.attention_norm = layer_norm(config, self.dtype_policy, "attention_norm")
         self.attention = CausalSelfAttention(
             num_heads=config.num_heads,
@@ -47,7 +45,7 @@ class TransformerBlock(keras.layers.Layer):
             dropout=config.dropout,
             use_bias=config.use_bias,
             dtype=self.dtype_policy,
-            kernel_initializer=_normal(INITIALIZER_STDDEV),
+            kernel_initializer=_normal(config.initializer_stddev),
             residual_initializer=_normal(residual_stddev),
             name="attention",
         )
@@ -58,7 +56,7 @@ class TransformerBlock(keras.layers.Layer):
             activation=config.activation,
             use_bias=config.use_bias,
             dtype=self.dtype_policy,
-            kernel_initializer=_normal(INITIALIZER_STDDEV),
+            kernel_initializer=_normal(config.initializer_stddev),
             residual_initializer=_normal(residual_stddev),
             name="mlp",
         )

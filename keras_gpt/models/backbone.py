@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_gpt.config import GPTConfig
 from keras_gpt.layers import kv_cache
-from keras_gpt.layers.block import INITIALIZER_STDDEV, TransformerBlock, layer_norm
+from keras_gpt.layers.block import TransformerBlock, layer_norm
 from keras_gpt.layers.embeddings import PositionEmbedding, TokenEmbedding
 from keras_gpt.layers.kv_cache import KVCache
 from keras_gpt.layers.masks import AttentionMask
@@ -39,7 +39,8 @@ class GPTBackbone(keras_nlp.models.Backbone):
     Args:
         vocabulary_size, num_layers, num_heads, hidden_dim, intermediate_dim,
         head_dim, max_sequence_length, dropout, layer_norm_epsilon, activation,
-        normalize_first, use_bias, tie_embeddings: as in `GPTConfig`.
+        normalize_first, use_bias, tie_embeddings, initializer_stddev: as in
+        `GPTConfig`.
         dtype: string or `keras.DTypePolicy`. Such as `"mixed_bfloat16"`. Defaults
             to Keras' global policy.
 
@@ -62,21 +63,23 @@ class GPTBackbone(keras_nlp.models.Backbone):
         dtype = keras.dtype_policies.get(dtype)
 
         # === Layers ===
-        table_initializer = keras.initializers.RandomNormal(stddev=INITIALIZER_STDDEV)
+        # One for each table: called twice, a Keras initializer gives the same numbers.
+        token_initializer, position_initializer = (
+            keras.initializers.RandomNormal(stddev=config.initializer_stddev)
+            for _ in range(2)
+        )
         self.token_embedding = TokenEmbedding(
             config.vocabulary_size,
             config.hidden_dim,
             tie_weights=config.tie_embeddings,
-            embeddings_initializer=table_initializer,
+            embeddings_initializer=token_initializer,
             dtype=dtype,
             name="token_embedding",
         )
         self.position_embedding = PositionEmbedding(
             config.max_sequence_length,
             config.hidden_dim,
-            embeddings_initializer=keras.initializers.RandomNormal(
-                stddev=INITIALIZER_STDDEV
-            ),
+            embeddings_initializer=position_initializer,
             dtype=dtype,
             name="position_embedding",
         )

@@ -76,9 +76,10 @@ def pretrain(
 
     `output_dir` gets `run.json` (what the run is), `checkpoints/`, `losses.jsonl`,
     `logs/` (TensorBoard), `loss.png`, `model/` (preset directory) and, last of all,
-    `report.json`. Called again with the same arguments, an unfinished run resumes
-    from its newest checkpoint, with the same losses as if never stopped; a finished
-    one is loaded and returned.
+    `report.json`. Each evaluation sees the same `eval_batches` of the held-out part,
+    the last one then all of it. Called again with the same arguments, an unfinished
+    run resumes from its newest checkpoint, with the same losses as if never stopped;
+    a finished one is loaded and returned.
 
     Args:
         config: `PretrainConfig`.
@@ -91,32 +92,32 @@ def pretrain(
         A `PretrainResult`.
 
     Raises:
-        ValueError: if the corpus, the tokenizer or the directory does not fit, or
-            the loss diverges (`DivergenceError`).
+        ValueError: if the corpus, the tokenizer or the directory does not fit, the
+            run goes on elsewhere, or the loss diverges (`DivergenceError`).
         OSError: if a file cannot be written (`CheckpointError` for a checkpoint;
             the last good one stays).
     """
     corpus = _load_corpus(config, corpus_paths, tokenizer)
-    directory = RunDirectory(
+    with RunDirectory(
         os.fspath(output_dir),
         identity={
             "config": config.to_dict(),
             "corpus": {"sha256": corpus.checksum()},
             "tokenizer": tokenizer_identity(tokenizer),
         },
-    )
-    report = directory.report()
-    if report is not None:
-        progress(f"{directory.path} holds this run, finished.")
-        model = GPTCausalLM.from_preset(directory.model)
+    ) as directory:
+        report = directory.report()
+        if report is not None:
+            progress(f"{directory.path} holds this run, finished.")
+            model = GPTCausalLM.from_preset(directory.model)
+            return PretrainResult(model, report, directory.path)
+        run = _Run(config, corpus=corpus, directory=directory, progress=progress)
+        run.train()
+        model = _plain_model(config, run.backbone, tokenizer)
+        _save_model(model, directory.model)
+        report = _report(config, corpus=corpus, corpus_paths=corpus_paths, run=run)
+        write_whole(directory.report_file, json.dumps(report, indent=2) + "\n")
         return PretrainResult(model, report, directory.path)
-    run = _Run(config, corpus=corpus, directory=directory, progress=progress)
-    run.train()
-    model = _plain_model(config, run.backbone, tokenizer)
-    _save_model(model, directory.model)
-    report = _report(config, corpus=corpus, corpus_paths=corpus_paths, run=run)
-    write_whole(directory.report_file, json.dumps(report, indent=2) + "\n")
-    return PretrainResult(model, report, directory.path)
 
 
 class _Run:
@@ -268,37 +269,43 @@ class _Run:
         )
 
     def _evaluate(self) -> float:
-        last = self.step == self._config.steps
-        total = count = 0.0
-        for batch in self._evaluation_batches(whole=last):
-            sums = self._eval_step(tf.constant(batch.windows), tf.constant(batch.mask))
-            total += float(sums.total)
-            count += float(sums.count)
-        loss = total / count
-        kind = "final" if last else "validation"
-        self._record(LossRecord(kind, self.step, loss))
-        best = min(r.loss for r in self.history.of("validation", "final"))
+        """Evaluates on the sample, the same at each call; at the end on all too."""
+        loss = self._mean_loss(self._sampled_batches())
+        self._record(LossRecord("validation", self.step, loss))
+        best = min(record.loss for record in self.history.of("validation"))
         self._progress(
             evaluation_line(
                 step=self.step, steps=self._config.steps, loss=loss, best=best
             )
         )
+        if self.step == self._config.steps:
+            whole = self._mean_loss(self._evaluation_batches(None))
+            self._record(LossRecord("final", self.step, whole))
+            self._progress(f"validation loss over the whole held-out part {whole:.4f}")
         return loss
 
-    def _evaluation_batches(self, *, whole: bool) -> Iterable[EvaluationBatch]:
-        config = self._config
-        if not whole and self._eval_sample is not None:
-            return self._eval_sample
-        batches = evaluation_batches(
-            self._corpus.validation,
-            batch_size=config.batch_size,
-            context_length=config.context_length,  # type: ignore[arg-type]
-            max_batches=None if whole else config.eval_batches,
-        )
-        if whole:
-            return batches
-        self._eval_sample = list(batches)
+    def _mean_loss(self, batches: Iterable[EvaluationBatch]) -> float:
+        total = count = 0.0
+        for batch in batches:
+            sums = self._eval_step(tf.constant(batch.windows), tf.constant(batch.mask))
+            total += float(sums.total)
+            count += float(sums.count)
+        return total / count
+
+    def _sampled_batches(self) -> list[EvaluationBatch]:
+        if self._eval_sample is None:
+            self._eval_sample = list(
+                self._evaluation_batches(self._config.eval_batches)
+            )
         return self._eval_sample
+
+    def _evaluation_batches(self, max_batches: int | None) -> Iterable[EvaluationBatch]:
+        return evaluation_batches(
+            self._corpus.validation,
+            batch_size=self._config.batch_size,
+            context_length=self._config.context_length,  # type: ignore[arg-type]
+            max_batches=max_batches,
+        )
 
     def _record(self, record: LossRecord) -> None:
         self.history.add(record)
@@ -413,7 +420,8 @@ def _report(
     run: _Run,
 ) -> dict[str, Any]:
     train = [record.loss for record in run.history.of("train")]
-    checked = [r.loss for r in run.history.of("validation", "final")]
+    sampled = [record.loss for record in run.history.of("validation")]
+    (whole,) = (record.loss for record in run.history.of("final"))
     # Of N tokens all but the first are predicted.
     predicted = len(corpus.validation) - 1
     speed = run.tokens_per_second
@@ -430,22 +438,26 @@ def _report(
         "steps": run.step,
         "tokens_per_second": round(speed, 1) if speed else None,
         "seconds": round(run.seconds, 1),
-        "train_loss": _first_best_final(
-            train, tokens=len(corpus.train), num_bytes=corpus.train_bytes
+        "train_loss": _with_bytes(
+            {"first": train[0], "best": min(train), "final": train[-1]},
+            tokens=len(corpus.train),
+            num_bytes=corpus.train_bytes,
         ),
-        "validation_loss": _first_best_final(
-            checked, tokens=predicted, num_bytes=corpus.validation_bytes
+        # The first and the best over the sample, the final one over the whole part.
+        "validation_loss": _with_bytes(
+            {"first": sampled[0], "best": min(sampled), "final": whole},
+            tokens=predicted,
+            num_bytes=corpus.validation_bytes,
         ),
         "seed": config.seed,
         "config": config.to_dict(),
     }
 
 
-def _first_best_final(
-    losses: Sequence[float], *, tokens: int, num_bytes: int
+def _with_bytes(
+    losses: dict[str, float], *, tokens: int, num_bytes: int
 ) -> dict[str, float]:
-    named = {"first": losses[0], "best": min(losses), "final": losses[-1]}
     per_byte = {
-        f"{name}_per_byte": loss * tokens / num_bytes for name, loss in named.items()
+        f"{name}_per_byte": loss * tokens / num_bytes for name, loss in losses.items()
     }
-    return {**named, **per_byte}
+    return {**losses, **per_byte}

@@ -36,8 +36,8 @@ class PretrainConfig:
             Defaults to 1.
         eval_every: int. Steps between evaluations. Defaults to 250.
         eval_batches: int or None. Batches per evaluation, spread over the held-out
-            part; None for all of it, as the last evaluation always does. Defaults
-            to 20.
+            part; None for all of it. The last evaluation then sees all of it too.
+            Defaults to 20.
         checkpoint_every: int. Steps between checkpoints. Defaults to 250.
         keep_checkpoints: int. How many of the newest to keep, besides the best.
             Defaults to 2.

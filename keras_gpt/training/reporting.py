@@ -17,8 +17,8 @@ class LossRecord(NamedTuple):
     """One line of `losses.jsonl`.
 
     Attributes:
-        kind: string. `"train"`, `"validation"`, or `"final"`: the validation loss
-            over the whole held-out part, at the end.
+        kind: string. `"train"`; `"validation"`, over the same sample of the held-out
+            part each time; or `"final"`, over all of it, at the end.
         step: int. Steps done.
         loss: float. Nats per token; of `"train"`, the mean since the last record.
         learning_rate: float or None. Of the last step; for `"train"`.
@@ -64,9 +64,9 @@ class LossHistory:
         with open(self._path, "rb") as file:
             os.fsync(file.fileno())
 
-    def of(self, *kinds: str) -> list[LossRecord]:
-        """Returns the records of some kinds, in order."""
-        return [record for record in self.records if record.kind in kinds]
+    def of(self, kind: str) -> list[LossRecord]:
+        """Returns the records of one kind, in order."""
+        return [record for record in self.records if record.kind == kind]
 
 
 def _line(record: LossRecord) -> str:
@@ -105,11 +105,11 @@ def write_loss_picture(
     figure = Figure(figsize=(8, 5), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for label, kinds, style in (
-        ("train", ("train",), "-"),
-        ("validation", ("validation", "final"), "o-"),
+    for label, kind, style in (
+        ("train", "train", "-"),
+        ("validation", "validation", "o-"),
     ):
-        points = [record for record in records if record.kind in kinds]
+        points = [record for record in records if record.kind == kind]
         axes.plot(
             [point.step for point in points],
             [point.loss for point in points],
@@ -138,9 +138,8 @@ class ScalarLog:
 
     def add(self, record: LossRecord) -> None:
         """Writes what a record measured."""
-        kind = "train" if record.kind == "train" else "validation"
         scalars = {
-            f"loss/{kind}": record.loss,
+            f"loss/{record.kind}": record.loss,
             "learning_rate": record.learning_rate,
             "gradient_norm": record.gradient_norm,
         }

@@ -6,13 +6,21 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 from keras_gpt.training.checkpointing import write_whole
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 class RunDirectory:
     """Claims an output directory for one run, or finds that run again.
+
+    Within its `with` block no other process can claim the directory (on systems
+    with file locks; a lock ends with its process, however that dies).
 
     Args:
         path: string. Made if missing. It must be empty, or hold a run of the same
@@ -22,7 +30,7 @@ class RunDirectory:
 
     Raises:
         ValueError: if the directory holds another run, naming what differs, or
-            files that no run wrote, naming them.
+            files that no run wrote, naming them, or another process runs there.
         OSError: if it cannot be written.
     """
 
@@ -37,6 +45,21 @@ class RunDirectory:
         else:
             self._check_empty()
             write_whole(self.run_file, json.dumps(identity, indent=2) + "\n")
+
+    def __enter__(self) -> RunDirectory:
+        self._lock = open(self.run_file, "rb")
+        try:
+            _lock_alone(self._lock)
+        except BlockingIOError as error:
+            self._lock.close()
+            raise ValueError(
+                f"output_dir must not be in use, but another process runs in "
+                f"{self.path!r}."
+            ) from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
 
     @property
     def run_file(self) -> str:
@@ -113,6 +136,17 @@ def tokenizer_identity(tokenizer: Any) -> dict[str, Any]:
         "end_token_id": tokenizer.end_token_id,
         "sha256": digest.hexdigest(),
     }
+
+
+def _lock_alone(file: BinaryIO) -> None:
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if isinstance(error, BlockingIOError):
+            raise
+        # A file system without locks: as where the system has none.
 
 
 def _read_json(path: str) -> dict[str, Any]:

@@ -198,18 +198,21 @@ def test_same_weights_give_kerashubs_logits():
     np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max())
 
 
-def test_initialisation_is_gpt2s():
+@pytest.mark.parametrize(
+    ("fields", "stddev"), [({}, 0.02), ({"initializer_stddev": 0.05}, 0.05)]
+)
+def test_initialisation_is_gpt2s_unless_told(fields, stddev):
     keras.utils.set_random_seed(0)
-    backbone = GPTBackbone.from_size("gpt_nano", hidden_dim=256, num_layers=8)
+    backbone = GPTBackbone.from_size("gpt_nano", hidden_dim=256, num_layers=8, **fields)
     block = backbone.transformer_layers[3]
     spread = {
-        "table": backbone.token_embedding.embeddings.numpy().std(),
+        "tokens": backbone.token_embedding.embeddings.numpy().std(),
+        "positions": backbone.position_embedding.embeddings.numpy().std(),
         "inner": block.attention.query_key_value.kernel.numpy().std(),
-        "residual": block.mlp.contract.kernel.numpy().std(),
+        "residual": block.mlp.contract.kernel.numpy().std() * 16**0.5,
     }
-    assert spread["table"] == pytest.approx(0.02, rel=0.03)
-    assert spread["inner"] == pytest.approx(0.02, rel=0.03)
-    assert spread["residual"] == pytest.approx(0.02 / 16**0.5, rel=0.03)
+    for part, measured in spread.items():
+        assert measured == pytest.approx(stddev, rel=0.03), part
 
 
 def test_preset_round_trip_through_the_base_class(tmp_path):
