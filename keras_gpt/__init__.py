@@ -9,6 +9,11 @@ from keras_gpt.config import GPTConfig
 from keras_gpt.quiet import quiet_start
 
 with quiet_start():  # These import tensorflow.
+    from keras_gpt.checkpoints import (
+        convert_checkpoint,
+        save_huggingface,
+        save_keras_hub,
+    )
     from keras_gpt.models import GPTBackbone, GPTCausalLM, GPTCausalLMPreprocessor
     from keras_gpt.tokenizer import GPTTokenizer, train_tokenizer
 
@@ -20,10 +25,22 @@ __all__ = [
     "GPTCausalLMPreprocessor",
     "GPTConfig",
     "GPTTokenizer",
+    "convert_checkpoint",
+    "save_huggingface",
+    "save_keras_hub",
     "train_tokenizer",
 ]
 
-_SUBPACKAGES = ("data", "export", "generation", "sampling", "tools", "training")
+_SUBPACKAGES = (
+    "checkpoints",
+    "data",
+    "export",
+    "generation",
+    "sampling",
+    "tools",
+    "training",
+    "transformers",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -27,6 +27,9 @@ class GPTConfig:
         max_sequence_length: int. Longest context, in tokens. Defaults to 1024.
         dropout: float in [0, 1). Rate on embeddings, attention weights and both
             residual branches. Defaults to 0.1.
+        embedding_dropout: float in [0, 1). Another rate for the embeddings. Optional.
+        attention_dropout: float in [0, 1). Another rate for the attention weights.
+            Optional.
         layer_norm_epsilon: float. Defaults to 1e-5.
         activation: string. One of `ACTIVATIONS`; `"gelu_approximate"` is the tanh
             form that GPT-1 and GPT-2 use. Defaults to it.
@@ -39,6 +42,11 @@ class GPTConfig:
         initializer_stddev: float. Standard deviation of the normal initial weights;
             of the two projections into the residual stream of each block, over
             `sqrt(2 * num_layers)`. Defaults to 0.02, as in GPT-1, GPT-2 and GPT-3.
+        scale_attention_by_inverse_layer: bool. Whether block i, counted from 1, also
+            divides its attention logits by i, as Stanford CRFM's Mistral models do.
+            Defaults to False.
+        upcast_attention: bool. Whether queries and keys are multiplied in float32
+            whatever the compute dtype, as there. Defaults to False.
 
     Raises:
         ValueError: if a field is out of its range.
@@ -59,12 +67,16 @@ class GPTConfig:
     head_dim: int | None = None
     max_sequence_length: int = 1024
     dropout: float = 0.1
+    embedding_dropout: float | None = None
+    attention_dropout: float | None = None
     layer_norm_epsilon: float = 1e-5
     activation: str = "gelu_approximate"
     normalize_first: bool = True
     use_bias: bool = True
     tie_embeddings: bool = True
     initializer_stddev: float = 0.02
+    scale_attention_by_inverse_layer: bool = False
+    upcast_attention: bool = False
 
     def __post_init__(self) -> None:
         for name in (
@@ -86,8 +98,12 @@ class GPTConfig:
             object.__setattr__(self, "intermediate_dim", 4 * self.hidden_dim)
         _check_positive_int("head_dim", self.head_dim)
         _check_positive_int("intermediate_dim", self.intermediate_dim)
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}.")
+        for name in ("dropout", "embedding_dropout", "attention_dropout"):
+            rate = getattr(self, name)
+            if rate is not None and not 0.0 <= rate < 1.0:
+                raise ValueError(f"{name} must be in [0, 1), got {rate}.")
+        if self.dropout is None:
+            raise ValueError("dropout must be in [0, 1), got None.")
         for name in ("layer_norm_epsilon", "initializer_stddev"):
             if not getattr(self, name) > 0.0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
@@ -138,6 +154,11 @@ class GPTConfig:
     def attention_dim(self) -> int:
         """Width of all heads together, `num_heads * head_dim`."""
         return self.num_heads * self.head_dim  # type: ignore[operator]
+
+    def dropout_of(self, part: str) -> float:
+        """Returns the dropout rate of the `"embedding"` or the `"attention"`."""
+        rate = getattr(self, f"{part}_dropout")
+        return self.dropout if rate is None else rate
 
     @property
     def num_parameters(self) -> int:

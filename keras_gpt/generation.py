@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, Protocol
 import tensorflow as tf
 
 from keras_gpt.layers.kv_cache import KVCache
+from keras_gpt.sampling import beam_search
+from keras_gpt.sampling.beam_search import Beams, BeamSettings, BeamState
 from keras_gpt.sampling.samplers import SamplingSettings, sample
 
 # Codes of `GeneratedTokens.finish_reason`, and their names in exported models.
@@ -102,6 +104,27 @@ class GeneratedTokens(NamedTuple):
     finish_reason: tf.Tensor
 
 
+class FoundTokens(NamedTuple):
+    """Result of a beam search: K beams of each row, best first.
+
+    Attributes:
+        token_ids: int32 (B, K, N). New tokens without the one that stopped the beam;
+            0 after its end.
+        log_probs: float32 (B, K, N). Log-probabilities of those tokens; 0 after the
+            beam's end.
+        num_tokens: int32 (B, K).
+        finish_reason: int32 (B, K). Index into `FINISH_REASONS`.
+        scores: float32 (B, K). Sum of the log-probabilities, the stop token's
+            included, over length ** length_penalty.
+    """
+
+    token_ids: tf.Tensor
+    log_probs: tf.Tensor
+    num_tokens: tf.Tensor
+    finish_reason: tf.Tensor
+    scores: tf.Tensor
+
+
 class GeneratedText(NamedTuple):
     """Result of generation from strings.
 
@@ -113,6 +136,26 @@ class GeneratedText(NamedTuple):
 
     generated_bytes: tf.Tensor
     tokens: GeneratedTokens
+
+
+class FoundText(NamedTuple):
+    """Result of a beam search from strings.
+
+    Attributes:
+        generated_bytes: string (B, K). As in `GeneratedText`, beams best first.
+        tokens: `FoundTokens`.
+    """
+
+    generated_bytes: tf.Tensor
+    tokens: FoundTokens
+
+
+class _Prompts(NamedTuple):
+    """Prompts as ids (B, T) right-padded, lengths (B,) and finish reasons (B,)."""
+
+    token_ids: tf.Tensor
+    lengths: tf.Tensor
+    finish_reason: tf.Tensor
 
 
 def generate_tokens(
@@ -138,17 +181,10 @@ def generate_tokens(
     Returns:
         `GeneratedTokens`, N the longest row's count.
     """
-    context = model.config.max_sequence_length
     batch_size = tf.shape(prompt_ids)[0]
-    limits = tf.minimum(settings.max_new_tokens, context - prompt_lengths)
-    if finish_reason is None:
-        finish_reason = tf.fill([batch_size], UNFINISHED)
-    finish_reason = tf.where(
-        (finish_reason == UNFINISHED) & (limits <= 0), LENGTH, finish_reason
+    limits, finish_reason, num_steps = _limits(
+        model, prompt_lengths, settings.max_new_tokens, finish_reason
     )
-    limits = tf.where(finish_reason == UNFINISHED, limits, 0)
-    num_steps = tf.maximum(tf.reduce_max(tf.concat([limits, [0]], axis=0)), 0)
-
     first_logits, cache = _prefill(
         model, prompt_ids, prompt_lengths, num_new_tokens=num_steps
     )
@@ -172,7 +208,12 @@ def generate_tokens(
         # The last token of a call is never fed back.
         logits, cache = tf.cond(
             is_running(*now),
-            lambda: _decode(model, now, prompt_lengths),
+            lambda: _decode(
+                model,
+                tf.gather(now.token_ids, now.step - 1, axis=1),
+                slots=prompt_lengths + now.step - 1,
+                cache=now.cache,
+            ),
             lambda: (now.logits, now.cache),
         )
         return now._replace(logits=logits, cache=cache)
@@ -187,6 +228,26 @@ def generate_tokens(
         num_tokens=state.num_tokens,
         finish_reason=state.finish_reason,
     )
+
+
+def _limits(
+    model: LanguageModel,
+    prompt_lengths: tf.Tensor,
+    max_new_tokens: tf.Tensor,
+    finish_reason: tf.Tensor | None,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns each row's limit, its finish reason so far, and the largest limit."""
+    limits = tf.minimum(
+        max_new_tokens, model.config.max_sequence_length - prompt_lengths
+    )
+    if finish_reason is None:
+        finish_reason = tf.fill(tf.shape(prompt_lengths), UNFINISHED)
+    finish_reason = tf.where(
+        (finish_reason == UNFINISHED) & (limits <= 0), LENGTH, finish_reason
+    )
+    limits = tf.where(finish_reason == UNFINISHED, limits, 0)
+    largest = tf.maximum(tf.reduce_max(tf.concat([limits, [0]], axis=0)), 0)
+    return limits, finish_reason, largest
 
 
 class _LoopState(NamedTuple):
@@ -252,16 +313,118 @@ def _sample_step(
 
 
 def _decode(
-    model: LanguageModel, now: _LoopState, prompt_lengths: tf.Tensor
+    model: LanguageModel, tokens: tf.Tensor, *, slots: tf.Tensor, cache: KVCache
 ) -> tuple[tf.Tensor, KVCache]:
-    """Feeds the tokens just chosen; returns the next logits and the cache."""
-    tokens = tf.gather(now.token_ids, now.step - 1, axis=1)[:, None]
+    """Feeds the tokens just chosen (B,); returns the next logits and the cache."""
     # Ended rows go on in place of their own last slot; nobody reads them.
-    slots = tf.minimum(prompt_lengths + now.step - 1, now.cache.num_slots - 1)
+    slots = tf.minimum(slots, cache.num_slots - 1)
     output = model.forward(
-        tokens, positions=slots[:, None], cache=now.cache, training=False
+        tokens[:, None], positions=slots[:, None], cache=cache, training=False
     )
     return model.logits(output.hidden[:, 0]), output.cache
+
+
+def search_tokens(
+    model: LanguageModel,
+    *,
+    prompt_ids: tf.Tensor,
+    prompt_lengths: tf.Tensor,
+    max_new_tokens: tf.Tensor,
+    settings: BeamSettings,
+    stop_token_ids: tf.Tensor,
+    num_beams: int,
+    finish_reason: tf.Tensor | None = None,
+) -> FoundTokens:
+    """Continues each prompt by beam search.
+
+    The rules are transformers'; see `keras_gpt.sampling.beam_search`.
+
+    Args:
+        model: a `LanguageModel`.
+        prompt_ids: int32 (B, T). Right-padded.
+        prompt_lengths: int32 (B,). At least 1 and below the context's length.
+        max_new_tokens: int32 (B,). Also ended by the model's context.
+        settings: `BeamSettings` of B rows.
+        stop_token_ids: int32 (E,). Tokens that end a beam.
+        num_beams: int (K), at least 1.
+        finish_reason: int32 (B,). Rows with a code other than `UNFINISHED` are left
+            out. Defaults to none.
+
+    Returns:
+        `FoundTokens`, beams best first.
+    """
+    batch_size = tf.shape(prompt_ids)[0]
+    limits, finish_reason, num_steps = _limits(
+        model, prompt_lengths, max_new_tokens, finish_reason
+    )
+    logits, cache = _prefill(
+        model, prompt_ids, prompt_lengths, num_new_tokens=num_steps
+    )
+    # One prefill serves all beams of a row.
+    cache = _rows_of_cache(cache, tf.repeat(tf.range(batch_size), num_beams))
+    logits = tf.repeat(logits[:, None], num_beams, axis=1)
+    lengths = tf.repeat(prompt_lengths, num_beams)
+    state = beam_search.begin(
+        num_beams=num_beams, num_steps=num_steps, is_open=finish_reason == UNFINISHED
+    )
+
+    def is_running(step: tf.Tensor, state: BeamState, *_: Any) -> tf.Tensor:
+        return (step < num_steps) & tf.reduce_any(state.is_open)
+
+    def search(
+        step: tf.Tensor, state: BeamState, logits: tf.Tensor, cache: KVCache
+    ) -> tuple[tf.Tensor, BeamState, tf.Tensor, KVCache]:
+        state = beam_search.advance(
+            state,
+            logits=logits,
+            step=step,
+            limits=limits,
+            settings=settings,
+            stop_token_ids=stop_token_ids,
+        )
+
+        def decode() -> tuple[tf.Tensor, KVCache]:
+            rows = tf.range(batch_size)[:, None] * num_beams + state.sources
+            output = _decode(
+                model,
+                tf.reshape(state.next_tokens, [-1]),
+                slots=lengths + step,
+                cache=_rows_of_cache(cache, tf.reshape(rows, [-1])),
+            )
+            return tf.reshape(output[0], tf.shape(logits)), output[1]
+
+        next_logits, next_cache = tf.cond(
+            is_running(step + 1, state), decode, lambda: (logits, cache)
+        )
+        next_logits = tf.ensure_shape(next_logits, logits.shape)
+        return step + 1, state, next_logits, next_cache
+
+    _, state, _, _ = tf.while_loop(
+        is_running,
+        search,
+        (tf.constant(0), state, logits, cache),
+        parallel_iterations=1,
+    )
+    return _found_tokens(state.finished, finish_reason)
+
+
+def _rows_of_cache(cache: KVCache, rows: tf.Tensor) -> KVCache:
+    """Returns the cache of the rows numbered `rows`, int32 (B',)."""
+    return tf.nest.map_structure(lambda table: tf.gather(table, rows), cache)
+
+
+def _found_tokens(beams: Beams, finish_reason: tf.Tensor) -> FoundTokens:
+    ended = tf.where(beams.ended, STOP, LENGTH)
+    unused = finish_reason[:, None] != UNFINISHED
+    num_tokens = tf.where(unused, 0, beams.num_tokens)
+    longest = tf.reduce_max(tf.concat([tf.reshape(num_tokens, [-1]), [0]], axis=0))
+    return FoundTokens(
+        token_ids=beams.token_ids[:, :, :longest],
+        log_probs=beams.log_probs[:, :, :longest],
+        num_tokens=num_tokens,
+        finish_reason=tf.where(unused, finish_reason[:, None], ended),
+        scores=tf.where(unused, 0.0, beams.scores),
+    )
 
 
 class TextGenerator:
@@ -316,24 +479,75 @@ class TextGenerator:
             `GeneratedText`. Prompts that leave no room end with `PROMPT_TOO_LONG`,
             invalid UTF-8 with `INVALID_INPUT`; both with an empty text.
         """
+        prompts = self._prompts(text, settings.are_valid)
+        tokens = generate_tokens(
+            self.model,
+            prompt_ids=prompts.token_ids,
+            prompt_lengths=prompts.lengths,
+            settings=settings,
+            stop_token_ids=stop_token_ids,
+            finish_reason=prompts.finish_reason,
+        )
+        return GeneratedText(self._text(tokens.token_ids, tokens.num_tokens), tokens)
+
+    def search(
+        self,
+        text: tf.Tensor,
+        *,
+        max_new_tokens: tf.Tensor,
+        settings: BeamSettings,
+        stop_token_ids: tf.Tensor,
+        num_beams: int,
+    ) -> FoundText:
+        """Continues prompts by beam search; a bad row never fails the others.
+
+        Args:
+            text: string (B,). As in `__call__`.
+            max_new_tokens: int32 (B,). At least 0.
+            settings: `BeamSettings` of B rows.
+            stop_token_ids: int32 (E,). Tokens that end a beam.
+            num_beams: int (K).
+
+        Returns:
+            `FoundText`; bad rows as in `__call__`.
+        """
+        prompts = self._prompts(text, max_new_tokens >= 0)
+        tokens = search_tokens(
+            self.model,
+            prompt_ids=prompts.token_ids,
+            prompt_lengths=prompts.lengths,
+            max_new_tokens=max_new_tokens,
+            settings=settings,
+            stop_token_ids=stop_token_ids,
+            num_beams=num_beams,
+            finish_reason=prompts.finish_reason,
+        )
+        length = tf.shape(tokens.token_ids)[2]
+        flat = self._text(
+            tf.reshape(tokens.token_ids, [-1, length]),
+            tf.reshape(tokens.num_tokens, [-1]),
+        )
+        return FoundText(tf.reshape(flat, [-1, num_beams]), tokens)
+
+    def _text(self, token_ids: tf.Tensor, num_tokens: tf.Tensor) -> tf.Tensor:
+        """Returns what new tokens (B, N) add to their prompts: string (B,)."""
+        ragged = tf.RaggedTensor.from_tensor(token_ids, num_tokens)
+        text = self.tokenizer.detokenize(ragged)
+        separator = self.tokenizer.continuation_separator
+        if not separator:
+            return text
+        return tf.where(num_tokens > 0, tf.strings.join([separator, text]), text)
+
+    def _prompts(self, text: tf.Tensor, are_valid: tf.Tensor) -> _Prompts:
         transcoded = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8")
         prompts = self.prompt_tokens(text)
         lengths = tf.cast(prompts.row_lengths(), tf.int32)
         context = self.model.config.max_sequence_length
         finish_reason = tf.where(lengths >= context, PROMPT_TOO_LONG, UNFINISHED)
-        valid = settings.are_valid & (transcoded == text)
-        finish_reason = tf.where(valid, finish_reason, INVALID_INPUT)
+        is_valid = are_valid & (transcoded == text)
+        finish_reason = tf.where(is_valid, finish_reason, INVALID_INPUT)
         usable = finish_reason == UNFINISHED
         # A bad row runs as one token, so that it costs its neighbours nothing.
         lengths = tf.where(usable, lengths, 1)
         longest = tf.reduce_max(tf.concat([lengths, [1]], axis=0))
-        tokens = generate_tokens(
-            self.model,
-            prompt_ids=prompts[:, :longest].to_tensor(),
-            prompt_lengths=lengths,
-            settings=settings,
-            stop_token_ids=stop_token_ids,
-            finish_reason=finish_reason,
-        )
-        ragged = tf.RaggedTensor.from_tensor(tokens.token_ids, tokens.num_tokens)
-        return GeneratedText(self.tokenizer.detokenize(ragged), tokens)
+        return _Prompts(prompts[:, :longest].to_tensor(), lengths, finish_reason)

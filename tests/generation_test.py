@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_gpt import generation
+from keras_gpt import GPTCausalLM, generation
 from keras_gpt.generation import GenerationSettings, generate_tokens
+from keras_gpt.sampling.beam_search import BeamSettings
 
 PROMPTS = ["The king", "", "a\n\nb said", "O", "my lord, what say you to the"]
 
@@ -130,7 +131,7 @@ def test_settings_may_differ_by_row(causal_lm):
 
 def test_one_trace_serves_every_setting(causal_lm):
     causal_lm.generate("warm", max_new_tokens=1)
-    generate, _ = causal_lm._traced_functions()
+    generate = causal_lm._traced_functions().generate
     for index in range(20):
         causal_lm.generate(
             PROMPTS[: 1 + index % 4],
@@ -140,7 +141,7 @@ def test_one_trace_serves_every_setting(causal_lm):
             top_p=1.0 - index / 40,
             seed=index,
         )
-    assert causal_lm._traced_functions()[0] is generate
+    assert causal_lm._traced_functions().generate is generate
     assert generate.experimental_get_tracing_count() == 1
 
 
@@ -219,3 +220,123 @@ def test_a_bad_row_fails_alone(causal_lm):
     assert reasons == ["length", "prompt_too_long", "invalid_input", "invalid_input"]
     assert mixed.generated_bytes[0] == good.generated_bytes[0]
     assert mixed.generated_bytes[1:].numpy().tolist() == [b"", b"", b""]
+
+
+def search_oracle(backbone, prompt, *, num_beams, count):
+    """Beam search without a cache, end tokens or ties: the best `count` tokens."""
+    beams = [(0.0, list(prompt))]
+    for _ in range(count):
+        hidden = backbone.forward(np.array([ids for _, ids in beams], np.int32)).hidden
+        log_probs = tf.nn.log_softmax(backbone.logits(hidden)[:, -1]).numpy()
+        longer = [
+            (total + log_probs[row, token], [*ids, token])
+            for row, (total, ids) in enumerate(beams)
+            for token in range(log_probs.shape[1])
+        ]
+        beams = sorted(longer, reverse=True)[:num_beams]
+    return [ids[len(prompt) :] for _, ids in beams]
+
+
+def test_search_equals_uncached_search_with_ragged_rows(causal_lm):
+    rng = np.random.default_rng(1)
+    lengths = [3, 9, 1]
+    rows = [rng.integers(0, 300, n) for n in lengths]
+    prompts = np.zeros((3, 9), np.int32)
+    for row, ids in enumerate(rows):
+        prompts[row, : len(ids)] = ids
+    mask = np.arange(9) < np.array(lengths)[:, None]
+    got = causal_lm_on_ids(causal_lm).generate(
+        {"token_ids": prompts, "padding_mask": mask},
+        max_length=64,
+        max_new_tokens=[6, 4, 5],
+        num_beams=3,
+        num_return_sequences=3,
+        stop_token_ids=None,
+        strip_prompt=True,
+    )
+    for row, (ids, count) in enumerate(zip(rows, [6, 4, 5], strict=True)):
+        expected = search_oracle(causal_lm.backbone, ids, num_beams=3, count=count)
+        for beam in range(3):
+            place = 3 * row + beam
+            tokens = got["token_ids"][place][got["padding_mask"][place]]
+            assert tokens.tolist() == expected[beam]
+
+
+def causal_lm_on_ids(causal_lm):
+    return GPTCausalLM(causal_lm.backbone)
+
+
+def test_searched_texts_are_the_same_in_any_batch(causal_lm):
+    options = {"num_beams": 4, "max_new_tokens": 7, "num_return_sequences": 2}
+    penalties = [0.0, 1.0, 3.0, -1.0, 1.0]
+    together = causal_lm.generate(PROMPTS, length_penalty=penalties, **options)
+    alone = [
+        causal_lm.generate(prompt, length_penalty=penalty, **options)
+        for prompt, penalty in zip(PROMPTS, penalties, strict=True)
+    ]
+    assert together == alone
+    assert all(len(texts) == 2 and len(set(texts)) == 2 for texts in together)
+    assert all(
+        t.startswith(p) for p, ts in zip(PROMPTS, together, strict=True) for t in ts
+    )
+
+
+def test_search_returns_one_text_by_default(causal_lm):
+    options = {"num_beams": 3, "max_new_tokens": 5}
+    best = causal_lm.generate("The king", **options)
+    several = causal_lm.generate("The king", num_return_sequences=3, **options)
+    assert best == several[0]
+    assert causal_lm.generate(["The king"], **options) == [best]
+
+
+def test_one_trace_serves_every_setting_of_a_search(causal_lm):
+    causal_lm.generate("warm", max_new_tokens=1, num_beams=2)
+    search = causal_lm._traced_functions().search(2)
+    for index in range(6):
+        causal_lm.generate(
+            PROMPTS[: 1 + index % 4],
+            max_new_tokens=index,
+            num_beams=2,
+            length_penalty=index / 3,
+            early_stopping=[True, False, "never"][index % 3],
+        )
+    assert causal_lm._traced_functions().search(2) is search
+    assert search.experimental_get_tracing_count() == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_beams": 0}, "num_beams must be a positive integer, got 0"),
+        ({"num_beams": 2.0}, "num_beams must be a positive integer, got 2.0"),
+        ({"num_return_sequences": 2}, "must be at most num_beams, 1, got 2"),
+        ({"num_beams": 2, "top_k": 3}, "top_k must be None with num_beams=2"),
+        ({"num_beams": 2, "early_stopping": "yes"}, "early_stopping must be True, Fal"),
+        ({"num_beams": 2, "length_penalty": [1.0, 2.0]}, "length_penalty must be one"),
+        ({"num_beams": 2, "length_penalty": np.nan}, "length_penalty must be finite"),
+    ],
+)
+def test_arguments_of_a_search_are_checked(causal_lm, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        causal_lm.generate("The king", **arguments)
+
+
+def test_a_bad_row_does_not_disturb_a_search(causal_lm):
+    generator = causal_lm.text_generator()
+    texts = ["The king", "b\xff".encode("latin-1"), "word " * 200, "O my"]
+    found = generator.search(
+        tf.constant(texts),
+        max_new_tokens=tf.constant([4, 4, 4, 0]),
+        settings=BeamSettings(tf.ones([4]), tf.zeros([4], tf.int32)),
+        stop_token_ids=tf.constant([], tf.int32),
+        num_beams=2,
+    )
+    reasons = found.tokens.finish_reason.numpy()
+    names = [generation.FINISH_REASONS[code] for code in reasons[:, 0]]
+    assert names == ["length", "invalid_input", "prompt_too_long", "length"]
+    expected = causal_lm.generate(
+        "The king", max_new_tokens=4, num_beams=2, strip_prompt=True
+    )
+    first = found.generated_bytes.numpy()[:, 0]
+    assert first[0].decode("utf-8", errors="replace") == expected
+    assert first.tolist()[1:] == [b"", b"", b""]

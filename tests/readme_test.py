@@ -6,6 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from keras_gpt import (
+    GPTBackbone,
+    GPTCausalLM,
+    GPTCausalLMPreprocessor,
+    save_huggingface,
+)
 from keras_gpt.tools import cli
 
 README = Path(__file__).parents[1] / "README.md"
@@ -53,8 +59,15 @@ def test_commands_run_in_order(tmp_path, monkeypatch):
     assert Path("served/1/saved_model.pb").exists()
 
 
-def test_python_runs(tmp_path, monkeypatch):
+def test_python_runs(tmp_path, monkeypatch, tokenizer):
     monkeypatch.chdir(tmp_path)
+    # In place of the download: a directory goes before a name on the hub.
+    gpt2 = GPTBackbone.from_size(
+        "gpt_nano",
+        vocabulary_size=tokenizer.vocabulary_size(),
+        max_sequence_length=128,
+    )
+    save_huggingface(GPTCausalLM(gpt2, GPTCausalLMPreprocessor(tokenizer)), "gpt2")
     scope = {}
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), scope)  # noqa: S102

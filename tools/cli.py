@@ -12,6 +12,7 @@ TOOLS = {
     "pretrain": "trains a GPT on text files",
     "generate": "continues prompts",
     "evaluate": "measures loss and perplexity on text files",
+    "convert_checkpoint": "converts a checkpoint to another format",
     "export": "writes a SavedModel that tensorflow alone runs",
     "benchmark": "compares speeds with those of peers",
 }

@@ -13,7 +13,12 @@ DESCRIPTION = "measures loss and perplexity on text files"
 
 def define_flags(flags: absl_flags.FlagValues) -> None:
     """Defines the tool's flags."""
-    absl_flags.DEFINE_string("model", None, "Preset directory", flag_values=flags)
+    absl_flags.DEFINE_string(
+        "model",
+        None,
+        "Preset or checkpoint: a directory, or a name such as gpt2",
+        flag_values=flags,
+    )
     absl_flags.DEFINE_multi_string(
         "input", [], "UTF-8 text file or glob pattern; may be repeated",
         flag_values=flags,

@@ -11,7 +11,12 @@ DESCRIPTION = "writes a SavedModel that tensorflow alone runs"
 
 def define_flags(flags: absl_flags.FlagValues) -> None:
     """Defines the tool's flags."""
-    absl_flags.DEFINE_string("model", None, "Preset directory", flag_values=flags)
+    absl_flags.DEFINE_string(
+        "model",
+        None,
+        "Preset or checkpoint: a directory, or a name such as gpt2",
+        flag_values=flags,
+    )
     absl_flags.DEFINE_string(
         "output", None, "Folder of the served model; gets OUTPUT/VERSION/",
         flag_values=flags,

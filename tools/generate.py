@@ -13,7 +13,12 @@ DESCRIPTION = "continues prompts"
 
 def define_flags(flags: absl_flags.FlagValues) -> None:
     """Defines the tool's flags."""
-    absl_flags.DEFINE_string("model", None, "Preset directory", flag_values=flags)
+    absl_flags.DEFINE_string(
+        "model",
+        None,
+        "Preset or checkpoint: a directory, or a name such as gpt2",
+        flag_values=flags,
+    )
     absl_flags.DEFINE_multi_string(
         "prompt", [], "Text to continue; may be repeated. Without it, standard input",
         flag_values=flags,

@@ -25,16 +25,18 @@ def text_paths(patterns: list[str]) -> list[Path]:
 
 
 def load_model(path: str) -> Any:
-    """Loads a `GPTCausalLM` from a preset directory.
+    """Loads a `GPTCausalLM` with its tokenizer from whatever `from_preset` takes.
 
     Raises:
         FileNotFoundError: if there is none.
+        ValueError: if it is broken, or has no tokenizer.
     """
     from keras_gpt import GPTCausalLM
 
-    if not (Path(path) / "config.json").is_file():
-        raise FileNotFoundError(f"model {path!r} must be a preset directory.")
-    return GPTCausalLM.from_preset(path)
+    lm = GPTCausalLM.from_preset(path)
+    if lm.preprocessor is None:
+        raise ValueError(f"model {path!r} must have tokenizer files, got none.")
+    return lm
 
 
 def load_tokenizer(path: str) -> Any:

@@ -22,6 +22,8 @@ MODEL_INTEGERS = {
 }
 MODEL_NUMBERS = {
     "dropout": "Dropout rate",
+    "embedding_dropout": "Another rate for the embeddings",
+    "attention_dropout": "Another rate for the attention weights",
     "layer_norm_epsilon": "Added to the variance in layer norms",
     "initializer_stddev": "Standard deviation of the initial weights",
 }
@@ -29,6 +31,8 @@ MODEL_SWITCHES = {
     "use_bias": "Whether layers have biases",
     "normalize_first": "Whether layer norms stand before (GPT-2) or after (GPT-1)",
     "tie_embeddings": "Whether the output projection is the token embedding",
+    "scale_attention_by_inverse_layer": "Whether block i divides its logits by i",
+    "upcast_attention": "Whether queries and keys are multiplied in float32",
 }
 MODEL_FIELDS = (*MODEL_INTEGERS, *MODEL_NUMBERS, *MODEL_SWITCHES, "activation")
 # Fields of PretrainConfig: default and meaning.

@@ -32,6 +32,8 @@ def attend(
     key: tf.Tensor,
     value: tf.Tensor,
     mask: tf.Tensor,
+    scale: float | None = None,
+    upcast: bool = False,
     dropout: keras.layers.Dropout | None = None,
     training: bool | None = None,
 ) -> tf.Tensor:
@@ -45,13 +47,19 @@ def attend(
         key: (B, N, S, H).
         value: (B, N, S, H).
         mask: bool (B or 1, 1, T, S). True where attention is allowed.
+        scale: float. Factor of the logits. Defaults to `1 / sqrt(H)`.
+        upcast: bool. Whether to multiply queries and keys in float32. Defaults to
+            False.
         dropout: layer applied to the weights. Optional.
         training: bool. Whether dropout is active.
 
     Returns:
         (B, N, T, H) in the query's dtype. Softmax runs in float32.
     """
-    query = query * tf.cast(1.0 / math.sqrt(query.shape[-1]), query.dtype)
+    if upcast:
+        query, key = tf.cast(query, tf.float32), tf.cast(key, tf.float32)
+    scale = scale or 1.0 / math.sqrt(query.shape[-1])
+    query = query * tf.cast(scale, query.dtype)
     logits = tf.cast(tf.matmul(query, key, transpose_b=True), tf.float32)
     weights = tf.nn.softmax(tf.where(mask, logits, MASKED_LOGIT), axis=-1)
     if dropout is not None:
@@ -72,6 +80,9 @@ class CausalSelfAttention(keras.layers.Layer):
         hidden_dim: int (D).
         dropout: float. Rate on the attention weights.
         use_bias: bool. Whether the projections have biases.
+        scale: float. Factor of the attention logits. Defaults to `1 / sqrt(H)`.
+        upcast: bool. Whether queries and keys are multiplied in float32. Defaults to
+            False.
         kernel_initializer: initializer of the first projection.
         residual_initializer: initializer of the projection that ends the branch.
 
@@ -96,9 +107,13 @@ class CausalSelfAttention(keras.layers.Layer):
         use_bias: bool,
         kernel_initializer: Any,
         residual_initializer: Any,
+        scale: float | None = None,
+        upcast: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.scale = scale
+        self.upcast = upcast
         self.num_heads = num_heads
         self.head_dim = head_dim
         self.query_key_value = keras.layers.Dense(
@@ -154,6 +169,8 @@ class CausalSelfAttention(keras.layers.Layer):
             key=key,
             value=value,
             mask=mask,
+            scale=self.scale,
+            upcast=self.upcast,
             dropout=self.weights_dropout,
             training=training,
         )

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_gpt.config import GPTConfig
 from keras_gpt.layers.attention import AttentionOutput, CausalSelfAttention
+from keras_gpt.layers.initializers import normal
 from keras_gpt.layers.kv_cache import LayerCache
 from keras_gpt.layers.mlp import MLP
 
@@ -19,6 +20,7 @@ class TransformerBlock(keras.layers.Layer):
 
     Args:
         config: `GPTConfig`.
+        index: int. Number of the block, from 0.
 
     Call arguments:
         inputs: (B, T, D).
@@ -31,8 +33,9 @@ class TransformerBlock(keras.layers.Layer):
         `AttentionOutput`: hidden (B, T, D) and the cache after the new tokens.
     """
 
-    def __init__(self, config: GPTConfig, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, config: GPTConfig, *, index: int, **kwargs: Any) -> None:
+        super().__init__(name=f"transformer_layer_{index}", **kwargs)
+        path = self.name
         self.normalize_first = config.normalize_first
         # The 2 * num_layers sums into the residual stream keep its variance:
         # Radford et al. 2019, section 2.3.
@@ -42,11 +45,18 @@ class TransformerBlock(keras.layers.Layer):
             num_heads=config.num_heads,
             head_dim=config.head_dim,  # type: ignore[arg-type]
             hidden_dim=config.hidden_dim,
-            dropout=config.dropout,
+            dropout=config.dropout_of("attention"),
             use_bias=config.use_bias,
+            scale=_attention_scale(config, index),
+            upcast=config.upcast_attention,
             dtype=self.dtype_policy,
-            kernel_initializer=_normal(config.initializer_stddev),
-            residual_initializer=_normal(residual_stddev),
+            kernel_initializer=normal(
+                config.initializer_stddev,
+                path=f"{path}/attention/query_key_value/kernel",
+            ),
+            residual_initializer=normal(
+                residual_stddev, path=f"{path}/attention/output_projection/kernel"
+            ),
             name="attention",
         )
         self.mlp_norm = layer_norm(config, self.dtype_policy, "mlp_norm")
@@ -56,8 +66,12 @@ class TransformerBlock(keras.layers.Layer):
             activation=config.activation,
             use_bias=config.use_bias,
             dtype=self.dtype_policy,
-            kernel_initializer=_normal(config.initializer_stddev),
-            residual_initializer=_normal(residual_stddev),
+            kernel_initializer=normal(
+                config.initializer_stddev, path=f"{path}/mlp/expand/kernel"
+            ),
+            residual_initializer=normal(
+                residual_stddev, path=f"{path}/mlp/contract/kernel"
+            ),
             name="mlp",
         )
         self.residual_dropout = keras.layers.Dropout(
@@ -99,9 +113,9 @@ class TransformerBlock(keras.layers.Layer):
         return AttentionOutput(hidden, cache)
 
 
-def _normal(stddev: float) -> keras.initializers.Initializer:
-    # One for each use: called twice, a Keras initializer gives the same numbers.
-    return keras.initializers.RandomNormal(stddev=stddev)
+def _attention_scale(config: GPTConfig, index: int) -> float:
+    divisor = index + 1 if config.scale_attention_by_inverse_layer else 1
+    return 1.0 / (config.head_dim**0.5 * divisor)  # type: ignore[operator]
 
 
 def layer_norm(config: GPTConfig, dtype: Any, name: str) -> keras.layers.Layer:

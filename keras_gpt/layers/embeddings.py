@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_gpt.zero_copy import as_array
+
 
 @keras.saving.register_keras_serializable(package="keras_gpt")
 class TokenEmbedding(keras.layers.ReversibleEmbedding):
@@ -37,12 +39,26 @@ class TokenEmbedding(keras.layers.ReversibleEmbedding):
         logits = tf.reshape(logits, shape)
         return tf.ensure_shape(logits, [*inputs.shape[:-1], self.input_dim])
 
+    def save_own_variables(self, store: Any) -> None:
+        """Saves the table; Keras alone would copy it twice to do so."""
+        super().save_own_variables(_Views(store))
+
     def compute_output_spec(
         self, inputs: Any, reverse: bool = False
     ) -> keras.KerasTensor:
         """Static shape and dtype in a functional model."""
         spec = super().compute_output_spec(inputs, reverse=reverse)
         return keras.KerasTensor(spec.shape, "float32") if reverse else spec
+
+
+class _Views:
+    """Hands a store views of the variables instead of the variables."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._store[key] = as_array(value)
 
 
 @keras.saving.register_keras_serializable(package="keras_gpt")

@@ -8,10 +8,12 @@ import keras
 import keras_nlp
 import tensorflow as tf
 
+from keras_gpt import presets
 from keras_gpt.config import GPTConfig
 from keras_gpt.layers import kv_cache
 from keras_gpt.layers.block import TransformerBlock, layer_norm
 from keras_gpt.layers.embeddings import PositionEmbedding, TokenEmbedding
+from keras_gpt.layers.initializers import normal
 from keras_gpt.layers.kv_cache import KVCache
 from keras_gpt.layers.masks import AttentionMask
 
@@ -37,10 +39,8 @@ class GPTBackbone(keras_nlp.models.Backbone):
     with or without a KV cache: the functional model is built from it.
 
     Args:
-        vocabulary_size, num_layers, num_heads, hidden_dim, intermediate_dim,
-        head_dim, max_sequence_length, dropout, layer_norm_epsilon, activation,
-        normalize_first, use_bias, tie_embeddings, initializer_stddev: as in
-        `GPTConfig`.
+        **kwargs: the fields of `GPTConfig`: `vocabulary_size`, `num_layers`,
+            `num_heads`, `hidden_dim` and those with defaults.
         dtype: string or `keras.DTypePolicy`. Such as `"mixed_bfloat16"`. Defaults
             to Keras' global policy.
 
@@ -63,33 +63,32 @@ class GPTBackbone(keras_nlp.models.Backbone):
         dtype = keras.dtype_policies.get(dtype)
 
         # === Layers ===
-        # One for each table: called twice, a Keras initializer gives the same numbers.
-        token_initializer, position_initializer = (
-            keras.initializers.RandomNormal(stddev=config.initializer_stddev)
-            for _ in range(2)
-        )
         self.token_embedding = TokenEmbedding(
             config.vocabulary_size,
             config.hidden_dim,
             tie_weights=config.tie_embeddings,
-            embeddings_initializer=token_initializer,
+            embeddings_initializer=normal(
+                config.initializer_stddev, path="token_embedding/embeddings"
+            ),
             dtype=dtype,
             name="token_embedding",
         )
         self.position_embedding = PositionEmbedding(
             config.max_sequence_length,
             config.hidden_dim,
-            embeddings_initializer=position_initializer,
+            embeddings_initializer=normal(
+                config.initializer_stddev, path="position_embedding/embeddings"
+            ),
             dtype=dtype,
             name="position_embedding",
         )
         self.embeddings_add = keras.layers.Add(dtype=dtype, name="embeddings_add")
         self.embeddings_dropout = keras.layers.Dropout(
-            config.dropout, dtype=dtype, name="embeddings_dropout"
+            config.dropout_of("embedding"), dtype=dtype, name="embeddings_dropout"
         )
         self.attention_mask = AttentionMask(name="attention_mask")
         self.transformer_layers = [
-            TransformerBlock(config, dtype=dtype, name=f"transformer_layer_{index}")
+            TransformerBlock(config, index=index, dtype=dtype)
             for index in range(config.num_layers)
         ]
         self.layer_norm = (
@@ -124,6 +123,36 @@ class GPTBackbone(keras_nlp.models.Backbone):
             **overrides: `GPTConfig` fields to change.
         """
         return cls(dtype=dtype, **GPTConfig.named(size, **overrides).to_dict())
+
+    @classmethod
+    def from_preset(
+        cls, preset: Any, load_weights: bool = True, **kwargs: Any
+    ) -> GPTBackbone:
+        """Loads a network.
+
+        Args:
+            preset: string or path. A preset directory of this library or of
+                KerasHub's GPT-2; a checkpoint directory of Hugging Face transformers
+                (GPT-2, GPT-1) or of OpenAI's GPT-2 release; a nanoGPT file (`.pt`);
+                or a name to fetch: `"hf://owner/name"`, `"kaggle://..."`, a name of
+                KerasHub's, or `"gpt2"` and the like. Pickles are never executed.
+            load_weights: bool. Whether to load the weights rather than to draw new
+                ones. Defaults to True.
+            **kwargs: `dtype`, and fields of `GPTConfig` to change, such as
+                `dropout=0.0`.
+
+        Raises:
+            FileNotFoundError: if there is no such preset, or a file is missing.
+            ConnectionError: if it cannot be fetched.
+            ValueError: if a file is broken or the network is not supported; the
+                message names file, tensor or option, and what was expected.
+        """
+        found = presets.find(preset)
+        if found.checkpoint is None:
+            return super().from_preset(
+                found.location, load_weights=load_weights, **kwargs
+            )
+        return found.checkpoint.build_backbone(cls, load_weights=load_weights, **kwargs)
 
     def forward(
         self,

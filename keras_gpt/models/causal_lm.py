@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import keras_nlp
 import numpy as np
 import tensorflow as tf
 
-from keras_gpt import generation
+from keras_gpt import generation, presets
 from keras_gpt.generation import GenerationSettings, TextGenerator
 from keras_gpt.models.backbone import GPTBackbone
 from keras_gpt.models.causal_lm_preprocessor import GPTCausalLMPreprocessor
+from keras_gpt.sampling import beam_search
+from keras_gpt.sampling.beam_search import BeamSettings
 
+_EARLY_STOPPING: dict[bool | str, int] = {
+    False: beam_search.HEURISTIC,
+    True: beam_search.WHEN_FULL,
+    "never": beam_search.NEVER,
+}
 _SETTING_RULES = {
     "max_new_tokens": ("at least 0", lambda x: x >= 0),
     "temperature": ("finite and at least 0", lambda x: np.isfinite(x) & (x >= 0)),
@@ -57,7 +64,35 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
         inputs = backbone.input
         outputs = backbone.token_embedding(backbone(inputs), reverse=True)
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
-        self._traced: tuple[Any, Any] | None = None
+        self._traced: tuple[Any, _TracedFunctions] | None = None
+
+    @classmethod
+    def from_preset(
+        cls, preset: Any, load_weights: bool = True, **kwargs: Any
+    ) -> GPTCausalLM:
+        """Loads a model; see `GPTBackbone.from_preset` for what there is.
+
+        Args:
+            preset: string or path, as there.
+            load_weights: bool. Whether to load the weights rather than to draw new
+                ones. Defaults to True.
+            **kwargs: `dtype` and fields of `GPTConfig` to change, for the backbone;
+                and arguments of the constructor, such as `preprocessor`. A
+                checkpoint without tokenizer files gives a model without one.
+
+        Raises:
+            FileNotFoundError, ConnectionError, ValueError: as there.
+        """
+        found = presets.find(preset)
+        if found.checkpoint is None:
+            return super().from_preset(
+                found.location, load_weights=load_weights, **kwargs
+            )
+        return cls(
+            **presets.task_arguments(
+                cls, found.checkpoint, load_weights=load_weights, kwargs=kwargs
+            )
+        )
 
     def compile(
         self,
@@ -103,6 +138,10 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
         top_p: float | Sequence[float] | None = None,
         min_p: float | Sequence[float] | None = None,
         seed: int | Sequence[int] | None = None,
+        num_beams: int = 1,
+        length_penalty: float | Sequence[float] = 1.0,
+        early_stopping: bool | str = False,
+        num_return_sequences: int = 1,
     ) -> Any:
         """Continues prompts. Each setting is one value, or one per prompt.
 
@@ -127,11 +166,21 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
                 0 is off. Defaults to 0.
             seed: int. The same seed gives the same text for the same prompt.
                 Defaults to a fresh one for each prompt.
+            num_beams: int. Above 1, the continuation is found by beam search, with
+                transformers' rules, in place of drawing. Defaults to 1.
+            length_penalty: float. Power of a beam's length that divides its
+                log-probability: above 0 favours long texts. Defaults to 1.
+            early_stopping: bool or string. Whether the search stops once `num_beams`
+                texts have ended: False goes on while a better one looks likely,
+                `"never"` while one is possible. Defaults to False.
+            num_return_sequences: int, at most `num_beams`. How many of the best beams
+                to return. Defaults to 1.
 
         Returns:
             A string for a string, else a list of strings in order. Without a
             preprocessor, a dict of int32 `token_ids` and bool `padding_mask`, new
-            tokens after each prompt.
+            tokens after each prompt. With `num_return_sequences` above 1, in place
+            of each string a list of strings, best first; of each row, that many.
 
         Raises:
             ValueError: if a setting is out of range, or a prompt leaves no room in
@@ -145,15 +194,21 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
             "min_p": min_p,
             "seed": seed,
         }
+        beams = _BeamArguments(
+            num_beams, length_penalty, early_stopping, num_return_sequences
+        )
+        beams.check(knobs)
         stop_ids = self._stop_token_ids(stop_token_ids)
         if self.preprocessor is None:
-            return self._generate_ids(inputs, max_length, stop_ids, strip_prompt, knobs)
+            return self._generate_ids(
+                inputs, max_length, stop_ids, strip_prompt, knobs, beams
+            )
         batches, is_scalar = _string_batches(inputs)
         texts = [
             text
             for batch in batches
             for text in self._generate_text(
-                batch, max_length, stop_ids, strip_prompt, knobs
+                batch, max_length, stop_ids, strip_prompt, knobs, beams
             )
         ]
         return texts[0] if is_scalar else texts
@@ -165,22 +220,36 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
         stop_ids: tf.Tensor,
         strip_prompt: bool,
         knobs: dict[str, Any],
-    ) -> list[str]:
-        generate, count = self._traced_functions()
-        lengths = count(prompts).numpy()
+        beams: _BeamArguments,
+    ) -> list[Any]:
+        traced = self._traced_functions()
+        lengths = traced.count(prompts).numpy()
         self._check_prompts(lengths)
         settings = self._settings(knobs, lengths, max_length)
-        result = generate(prompts, settings, stop_ids)
-        invalid = np.flatnonzero(
-            result.tokens.finish_reason.numpy() == generation.INVALID_INPUT
-        )
+        if beams.num_beams > 1:
+            result = traced.search(beams.num_beams)(
+                prompts,
+                settings.max_new_tokens,
+                beams.settings(len(lengths)),
+                stop_ids,
+            )
+        else:
+            result = traced.generate(prompts, settings, stop_ids)
+        reasons = result.tokens.finish_reason.numpy().reshape([len(lengths), -1])
+        invalid = np.flatnonzero(reasons[:, 0] == generation.INVALID_INPUT)
         if invalid.size:
             raise ValueError(
                 f"inputs must be valid UTF-8, got {prompts[invalid[0]].numpy()!r}."
             )
-        pairs = zip(prompts.numpy(), result.generated_bytes.numpy(), strict=True)
-        whole = [new if strip_prompt else old + new for old, new in pairs]
-        return [text.decode("utf-8", errors="replace") for text in whole]
+        found = result.generated_bytes.numpy().reshape([len(lengths), -1])
+        texts = [
+            [
+                (new if strip_prompt else old + new).decode("utf-8", errors="replace")
+                for new in row[: beams.num_return_sequences]
+            ]
+            for old, row in zip(prompts.numpy(), found, strict=True)
+        ]
+        return texts if beams.num_return_sequences > 1 else [row[0] for row in texts]
 
     def _generate_ids(
         self,
@@ -189,6 +258,7 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
         stop_ids: tf.Tensor,
         strip_prompt: bool,
         knobs: dict[str, Any],
+        beams: _BeamArguments,
     ) -> dict[str, np.ndarray]:
         ids = np.asarray(inputs["token_ids"], np.int32)
         lengths = np.asarray(inputs["padding_mask"], bool).sum(axis=-1)
@@ -200,21 +270,35 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
         self._check_prompts(lengths)
         # As in KerasHub, the padded length is the default longest result.
         settings = self._settings(knobs, lengths, max_length or ids.shape[1])
-        result = generation.generate_tokens(
-            self.backbone,
-            prompt_ids=tf.constant(ids),
-            prompt_lengths=tf.constant(lengths, tf.int32),
-            settings=settings,
-            stop_token_ids=stop_ids,
+        prompts = {
+            "prompt_ids": tf.constant(ids),
+            "prompt_lengths": tf.constant(lengths, tf.int32),
+            "stop_token_ids": stop_ids,
+        }
+        result: Any
+        if beams.num_beams > 1:
+            result = generation.search_tokens(
+                self.backbone,
+                max_new_tokens=settings.max_new_tokens,
+                settings=beams.settings(len(ids)),
+                num_beams=beams.num_beams,
+                **prompts,
+            )
+        else:
+            result = generation.generate_tokens(
+                self.backbone, settings=settings, **prompts
+            )
+        new_ids = result.token_ids.numpy().reshape(
+            [len(ids), -1, result.token_ids.shape[-1]]
         )
+        counts = result.num_tokens.numpy().reshape([len(ids), -1])
         rows = [
             np.concatenate([[] if strip_prompt else row[:length], new[:count]])
-            for row, length, new, count in zip(
-                ids,
-                lengths,
-                result.token_ids.numpy(),
-                result.num_tokens.numpy(),
-                strict=True,
+            for row, length, found, found_counts in zip(
+                ids, lengths, new_ids, counts, strict=True
+            )
+            for new, count in zip(
+                found[: beams.num_return_sequences], found_counts, strict=False
             )
         ]
         width = max([ids.shape[1], *(len(row) for row in rows)])
@@ -227,34 +311,14 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
             outputs["padding_mask"][index, : len(row)] = True
         return outputs
 
-    def _traced_functions(self) -> tuple[Any, Any]:
-        """Returns the traced generator and prompt counter, made once per network."""
+    def _traced_functions(self) -> _TracedFunctions:
+        """Returns the traced functions of `generate`, made once per network."""
         # LoRA and quantization change the variables, hence the graph.
         variables = tuple(id(variable) for variable in self.backbone.variables)
         key = (variables, id(self.preprocessor))
         if self._traced is None or self._traced[0] != key:
-            self._traced = (key, self._trace())
+            self._traced = (key, _TracedFunctions(self.text_generator()))
         return self._traced[1]
-
-    def _trace(self) -> tuple[Any, Any]:
-        generator = self.text_generator()
-        text = tf.TensorSpec([None], tf.string)
-        settings = GenerationSettings(
-            *(tf.TensorSpec([None], d) for d, _ in generation.SETTING_DEFAULTS.values())
-        )
-
-        @tf.function(
-            input_signature=[text, settings, tf.TensorSpec([None], tf.int32)],
-            autograph=False,
-        )
-        def generate(text: Any, settings: Any, stop_ids: Any) -> Any:
-            return generator(text, settings=settings, stop_token_ids=stop_ids)
-
-        @tf.function(input_signature=[text], autograph=False)
-        def count(text: Any) -> Any:
-            return generator.prompt_tokens(text).row_lengths()
-
-        return generate, count
 
     def text_generator(self) -> TextGenerator:
         """Returns the graph code that `generate` and exported models run.
@@ -323,6 +387,110 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
                 name: tf.constant(value, generation.SETTING_DEFAULTS[name][0])
                 for name, value in values.items()
             }
+        )
+
+
+class _TracedFunctions:
+    """What `generate` runs from strings: each traced once, whatever the settings."""
+
+    _TEXT = tf.TensorSpec([None], tf.string)
+    _INTEGERS = tf.TensorSpec([None], tf.int32)
+    _REALS = tf.TensorSpec([None], tf.float32)
+    _SETTINGS = GenerationSettings(
+        *(tf.TensorSpec([None], d) for d, _ in generation.SETTING_DEFAULTS.values())
+    )
+
+    def __init__(self, generator: TextGenerator) -> None:
+        self._generator = generator
+        self._searches: dict[int, Any] = {}
+
+        @tf.function(
+            input_signature=[self._TEXT, self._SETTINGS, self._INTEGERS],
+            autograph=False,
+        )
+        def generate(text: Any, settings: Any, stop_ids: Any) -> Any:
+            return generator(text, settings=settings, stop_token_ids=stop_ids)
+
+        @tf.function(input_signature=[self._TEXT], autograph=False)
+        def count(text: Any) -> Any:
+            return generator.prompt_tokens(text).row_lengths()
+
+        self.generate, self.count = generate, count
+
+    def search(self, num_beams: int) -> Any:
+        """Returns the beam search of some width, which sets shapes of its graph."""
+        if num_beams in self._searches:
+            return self._searches[num_beams]
+        generator = self._generator
+
+        @tf.function(
+            input_signature=[
+                self._TEXT,
+                self._INTEGERS,
+                BeamSettings(self._REALS, self._INTEGERS),
+                self._INTEGERS,
+            ],
+            autograph=False,
+        )
+        def search(text: Any, max_new: Any, settings: Any, stop_ids: Any) -> Any:
+            return generator.search(
+                text,
+                max_new_tokens=max_new,
+                settings=settings,
+                stop_token_ids=stop_ids,
+                num_beams=num_beams,
+            )
+
+        self._searches[num_beams] = search
+        return search
+
+
+class _BeamArguments(NamedTuple):
+    """The arguments of `generate` that are about beams."""
+
+    num_beams: int
+    length_penalty: float | Sequence[float]
+    early_stopping: bool | str
+    num_return_sequences: int
+
+    def check(self, knobs: dict[str, Any]) -> None:
+        """Raises `ValueError` for values out of range, or that do not go together."""
+        for name in ("num_beams", "num_return_sequences"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a positive integer, got {value!r}.")
+        if self.num_return_sequences > self.num_beams:
+            raise ValueError(
+                f"num_return_sequences must be at most num_beams, {self.num_beams}, "
+                f"got {self.num_return_sequences}."
+            )
+        if self.early_stopping not in (True, False, "never"):
+            raise ValueError(
+                "early_stopping must be True, False or 'never', "
+                f"got {self.early_stopping!r}."
+            )
+        given = [n for n in knobs if n != "max_new_tokens" and knobs[n] is not None]
+        if self.num_beams > 1 and given:
+            raise ValueError(
+                f"{', '.join(given)} must be None with num_beams={self.num_beams}, "
+                "since beam search does not draw."
+            )
+
+    def settings(self, rows: int) -> BeamSettings:
+        """Returns the settings of each row."""
+        penalty = np.asarray(self.length_penalty, np.float32)
+        if penalty.ndim > 1 or penalty.size not in (1, rows):
+            raise ValueError(
+                f"length_penalty must be one value or one per prompt ({rows}), "
+                f"got {self.length_penalty!r}."
+            )
+        if not np.isfinite(penalty).all():
+            raise ValueError(
+                f"length_penalty must be finite, got {self.length_penalty!r}."
+            )
+        return BeamSettings(
+            length_penalty=tf.constant(np.broadcast_to(penalty, [rows])),
+            early_stopping=tf.fill([rows], _EARLY_STOPPING[self.early_stopping]),
         )
 
 

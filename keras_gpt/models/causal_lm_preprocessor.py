@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import keras_nlp
 
+from keras_gpt import presets
 from keras_gpt.models.backbone import GPTBackbone
 from keras_gpt.tokenizer import GPTTokenizer
 
@@ -59,6 +60,25 @@ class GPTCausalLMPreprocessor(keras_nlp.models.CausalLMPreprocessor):
             add_end_token=add_end_token,
             **kwargs,
         )
+
+    @classmethod
+    def from_preset(cls, preset: Any, **kwargs: Any) -> GPTCausalLMPreprocessor:
+        """Loads a preprocessor; see `GPTBackbone.from_preset` for what there is.
+
+        Args:
+            preset: string or path, as there.
+            **kwargs: arguments of the constructor to change.
+
+        Raises:
+            ValueError: if the preset has no tokenizer; and as there.
+        """
+        found = presets.find(preset)
+        if found.checkpoint is None:
+            return super().from_preset(found.location, **kwargs)
+        if found.checkpoint.tokenizer is None:
+            raise ValueError(f"{found.location} must have tokenizer files, got none.")
+        arguments = {**found.checkpoint.preprocessor_arguments, **kwargs}
+        return cls(found.checkpoint.tokenizer, **arguments)
 
     def build(self, input_shape: Any) -> None:
         """Creates the packer, once the tokenizer has its files."""

@@ -1,6 +1,7 @@
-"""Byte-level BPE inside the TensorFlow graph."""
+"""Byte-pair encoding in the TensorFlow graph, as GPT-2 and GPT-1 have it."""
 
+from keras_gpt.tokenizer.gpt1_tokenizer import GPT1Tokenizer
 from keras_gpt.tokenizer.gpt_tokenizer import END_TOKEN, GPTTokenizer
 from keras_gpt.tokenizer.training import train_tokenizer
 
-__all__ = ["END_TOKEN", "GPTTokenizer", "train_tokenizer"]
+__all__ = ["END_TOKEN", "GPT1Tokenizer", "GPTTokenizer", "train_tokenizer"]

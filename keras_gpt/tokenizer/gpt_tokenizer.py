@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import keras
 import keras_nlp
 import numpy as np
 import tensorflow as tf
 
-from keras_gpt.tokenizer import gpt2_files
+from keras_gpt import presets
+from keras_gpt.tokenizer import gpt2_files, tokenizer_json
 from keras_gpt.tokenizer.byte_pair_merge import MergeTable, merge_words
 from keras_gpt.tokenizer.gpt2_files import PathLike
-from keras_gpt.tokenizer.pretokenize import split_words
+from keras_gpt.tokenizer.pretokenize import Words, split_words
+from keras_gpt.tokenizer.special_tokens import END_TOKEN, SpecialTokenFinder
 
-END_TOKEN = "<|endoftext|>"  # noqa: S105  Radford et al. 2019
 # Names of the files in a KerasHub preset.
 VOCABULARY_ASSET = "vocabulary.json"
 MERGES_ASSET = "merges.txt"
+NO_ID = -1
 
 
 @keras.saving.register_keras_serializable(package="keras_gpt")
@@ -37,9 +39,14 @@ class GPTTokenizer(keras_nlp.tokenizers.Tokenizer):
             Ids are 0 .. V-1. It may lack `<|endoftext|>`; `end_token_id` is then
             `None`.
         merges: path of a file, or list of lines "left right" in order of rank.
+        special_tokens: list of tokens of the vocabulary that stand for themselves:
+            `detokenize` writes their names as they are, and text becomes them only
+            with `parse_special=True`. Defaults to `None`: `<|endoftext|>`, if the
+            vocabulary has it.
 
     Raises:
-        ValueError: if vocabulary and merges do not fit together, naming the entry.
+        ValueError: if vocabulary, merges and special tokens do not fit together,
+            naming the entry.
         OSError: if a file cannot be read.
 
     Example:
@@ -50,10 +57,15 @@ class GPTTokenizer(keras_nlp.tokenizers.Tokenizer):
     Reference: Radford et al. 2019, section 2.2.
     """
 
+    _format = tokenizer_json.GPT2
+    # What stands between a text and the text of tokens that continue it.
+    continuation_separator = ""
+
     def __init__(
         self,
         vocabulary: PathLike | dict[str, int] | None = None,
         merges: PathLike | Iterable[str] | None = None,
+        special_tokens: Iterable[str] | None = None,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("dtype", "int32")
@@ -65,10 +77,37 @@ class GPTTokenizer(keras_nlp.tokenizers.Tokenizer):
         self.start_token_id: int | None = None
         self.pad_token_id = 0
         self._vocabulary: dict[str, int] = {}
+        self._given_special_tokens = _checked_names(special_tokens)
+        self._special_tokens: list[str] = []
         if (vocabulary is None) != (merges is None):
             raise ValueError("vocabulary and merges must be given together.")
         if vocabulary is not None:
             self.set_vocabulary_and_merges(vocabulary, merges)
+
+    @classmethod
+    def from_preset(cls, preset: Any, *args: Any, **kwargs: Any) -> GPTTokenizer:
+        """Loads a tokenizer from whatever `GPTBackbone.from_preset` takes.
+
+        Args:
+            preset: string or path, as there.
+            *args: as in `keras_nlp.tokenizers.Tokenizer.from_preset`; for a preset of
+                this library only.
+            **kwargs: likewise.
+
+        Raises:
+            ValueError: if the preset has no tokenizer, or one of another class; and
+                as there.
+        """
+        found = presets.find(preset)
+        if found.checkpoint is None:
+            return super().from_preset(found.location, *args, **kwargs)
+        tokenizer = found.checkpoint.tokenizer
+        if not isinstance(tokenizer, cls):
+            kind = "none" if tokenizer is None else type(tokenizer).__name__
+            raise ValueError(
+                f"{found.location} must have files of a {cls.__name__}, got {kind}."
+            )
+        return tokenizer
 
     def set_vocabulary_and_merges(
         self, vocabulary: PathLike | dict[str, int], merges: Any
@@ -85,25 +124,36 @@ class GPTTokenizer(keras_nlp.tokenizers.Tokenizer):
         else:
             merges = gpt2_files.parse_merges(merges)
         tokens = _tokens_by_id(vocabulary, name=vocabulary_name)
-        table = MergeTable(_merge_ids(vocabulary, merges=merges, name=merges_name))
+        merge_ids = _merge_ids(vocabulary, merges=merges, name=merges_name)
+        symbol_ids = self._symbol_ids(vocabulary)
+        special = self._given_special_tokens
+        if special is None:
+            special = [t for t in self._format.special_tokens if t in vocabulary]
+        made = {*merge_ids[:, 2].tolist(), *np.unique(symbol_ids).tolist()}
+        _check_special(special, vocabulary, made=made, name=vocabulary_name)
         self._vocabulary, self._merges = dict(vocabulary), merges
-        self._tokens = tokens
-        self._merge_table = table
-        self._byte_ids = np.array(
-            [
-                vocabulary.get(gpt2_files.byte_characters()[byte], -1)
-                for byte in range(256)
-            ],
-            np.int32,
-        )
+        self._tokens, self._special_tokens = tokens, special
         self.end_token_id = self.start_token_id = vocabulary.get(END_TOKEN)
+        self._finder = SpecialTokenFinder(special)
+        self._merge_table = MergeTable(merge_ids)
         with tf.init_scope():
-            self._token_bytes = tf.constant(
-                [
-                    t.encode() if t == END_TOKEN else gpt2_files.to_bytes(t)
-                    for t in tokens
-                ]
-            )
+            self._create_tables(symbol_ids)
+
+    def _symbol_ids(self, vocabulary: dict[str, int]) -> np.ndarray:
+        """int32. Ids of all that words begin to merge from; -1 for what is missing."""
+        characters = gpt2_files.byte_characters()
+        ids = [vocabulary.get(characters[byte], NO_ID) for byte in range(256)]
+        return np.array(ids, np.int32)
+
+    def _create_tables(self, symbol_ids: np.ndarray) -> None:
+        """Creates the static tables of `_first_symbols` and `_join`."""
+        self._byte_ids = symbol_ids
+        self._token_bytes = tf.constant(self._texts(gpt2_files.to_bytes))
+
+    def _texts(self, text_of: Callable[[str], bytes]) -> list[bytes]:
+        """Texts of all tokens; special tokens stand for themselves."""
+        special = set(self._special_tokens)
+        return [t.encode() if t in special else text_of(t) for t in self._tokens]
 
     @property
     def trackables(self) -> list[Any]:
@@ -118,9 +168,14 @@ class GPTTokenizer(keras_nlp.tokenizers.Tokenizer):
         return list(self._merges)
 
     @property
+    def special_tokens(self) -> list[str]:
+        """Names of the special tokens."""
+        return list(self._special_tokens)
+
+    @property
     def special_token_ids(self) -> list[int]:
-        """Ids of the special tokens that the vocabulary has."""
-        return [] if self.end_token_id is None else [self.end_token_id]
+        """Ids of the special tokens, in the same order."""
+        return [self._vocabulary[token] for token in self._special_tokens]
 
     def vocabulary_size(self) -> int:
         """Number of ids (V)."""
@@ -128,19 +183,19 @@ class GPTTokenizer(keras_nlp.tokenizers.Tokenizer):
         return len(self._tokens)
 
     def get_vocabulary(self) -> list[str]:
-        """Tokens in order of their ids, in GPT-2's format."""
+        """Tokens in order of their ids, as the vocabulary spells them."""
         self._check_ready()
         return list(self._tokens)
 
     def id_to_token(self, id: int) -> str:
-        """Token of an id, in GPT-2's format."""
+        """Token of an id, as the vocabulary spells it."""
         self._check_ready()
         if not 0 <= id < len(self._tokens):
             raise ValueError(f"id must be in [0, {len(self._tokens)}), got {id}.")
         return self._tokens[id]
 
     def token_to_id(self, token: str) -> int:
-        """Id of a token in GPT-2's format."""
+        """Id of a token, as the vocabulary spells it."""
         self._check_ready()
         if token not in self._vocabulary:
             raise ValueError(f"token must be in the vocabulary, got {token!r}.")
@@ -154,8 +209,9 @@ class GPTTokenizer(keras_nlp.tokenizers.Tokenizer):
 
         Args:
             inputs: string, list of strings, or string tensor of any shape.
-            parse_special: bool. Whether `<|endoftext|>` in the text is the special
-                token rather than text. Defaults to False.
+            parse_special: bool. Whether the names of special tokens in the text are
+                those tokens rather than text: the leftmost first, and the longest
+                at the same place. Defaults to False.
 
         Returns:
             int32. One vector for one string; else a ragged tensor with one more
@@ -176,21 +232,17 @@ class GPTTokenizer(keras_nlp.tokenizers.Tokenizer):
     def _tokenize_vector(
         self, texts: tf.Tensor, parse_special: bool
     ) -> tf.RaggedTensor:
-        parse_special = parse_special and self.end_token_id is not None
-        words, counts, is_special = split_words(
-            texts, special_token=END_TOKEN if parse_special else None
-        )
+        finder = self._finder if parse_special and self._special_tokens else None
+        words, counts, special = self._split(texts, finder)
         # Each distinct word is merged once.
         unique, number = tf.unique(words, out_idx=tf.int64)
         tokens = self._tokens_of_words(unique)
-        if parse_special:
-            extra = tf.RaggedTensor.from_row_lengths(
-                tf.fill([tf.size(unique)], self.end_token_id),
-                tf.ones_like(unique, tf.int64),
-            )
-            both = tf.concat([tokens, extra], axis=0)
-            number = tf.where(is_special, number + tf.size(unique, tf.int64), number)
-            tokens = both
+        if special is not None:
+            # The special tokens are further words, of one token each.
+            rows = tf.constant(self.special_token_ids, tf.int32)[:, None]
+            tokens = tf.concat([tokens, tf.RaggedTensor.from_tensor(rows)], axis=0)
+            special_number = tf.cast(special, tf.int64) + tf.size(unique, tf.int64)
+            number = tf.where(special >= 0, special_number, number)
         by_word = tf.gather(tokens, number)
         ends = tf.concat([tf.zeros([1], tf.int64), tf.cumsum(counts)], axis=0)
         return tf.RaggedTensor.from_row_splits(
@@ -199,19 +251,34 @@ class GPTTokenizer(keras_nlp.tokenizers.Tokenizer):
 
     def _tokens_of_words(self, words: tf.Tensor) -> tf.RaggedTensor:
         """Ids (W, ragged) of distinct words (W,)."""
-        data = tf.io.decode_raw(tf.strings.reduce_join(words), tf.uint8)
-        symbols = tf.gather(tf.constant(self._byte_ids), tf.cast(data, tf.int32))
-        owners = tf.repeat(tf.range(tf.size(words, tf.int64)), tf.strings.length(words))
-        if np.min(self._byte_ids) < 0:
-            known = symbols >= 0
-            symbols = tf.boolean_mask(symbols, known)
-            owners = tf.boolean_mask(owners, known)
+        symbols, owners = self._first_symbols(words)
         merged = merge_words(symbols, owners, self._merge_table)
         return tf.RaggedTensor.from_value_rowids(
             merged.token_ids,
             merged.words,
             nrows=tf.size(words, tf.int64),
             validate=False,
+        )
+
+    def _split(self, texts: tf.Tensor, finder: SpecialTokenFinder | None) -> Words:
+        """Splits texts (B,) into the words within which tokens merge."""
+        return split_words(texts, special_tokens=finder)
+
+    def _first_symbols(self, words: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Ids int32 (S,) that words (W,) begin to merge from, and int64 their words."""
+        data = tf.io.decode_raw(tf.strings.reduce_join(words), tf.uint8)
+        symbols = tf.gather(tf.constant(self._byte_ids), tf.cast(data, tf.int32))
+        owners = tf.repeat(tf.range(tf.size(words, tf.int64)), tf.strings.length(words))
+        if NO_ID in self._byte_ids:
+            known = symbols != NO_ID
+            symbols = tf.boolean_mask(symbols, known)
+            owners = tf.boolean_mask(owners, known)
+        return symbols, owners
+
+    def _join(self, ids: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
+        """Strings that ids spell along their last axis."""
+        return tf.strings.reduce_join(
+            tf.ragged.map_flat_values(tf.gather, self._token_bytes, ids), axis=-1
         )
 
     @tf.autograph.experimental.do_not_convert
@@ -233,13 +300,7 @@ class GPTTokenizer(keras_nlp.tokenizers.Tokenizer):
         if not isinstance(inputs, tf.Tensor | tf.RaggedTensor):
             inputs = tf.ragged.constant(_plain(inputs), dtype=tf.int32)
         self._check_ids(inputs)
-        if isinstance(inputs, tf.RaggedTensor):
-            values = inputs.with_flat_values(
-                tf.gather(self._token_bytes, inputs.flat_values)
-            )
-        else:
-            values = tf.gather(self._token_bytes, inputs)
-        return tf.strings.reduce_join(values, axis=-1)
+        return self._join(inputs)
 
     def save_files(self, directory: PathLike) -> None:
         """Writes vocab.json and merges.txt into a folder, made if absent."""
@@ -259,6 +320,68 @@ class GPTTokenizer(keras_nlp.tokenizers.Tokenizer):
         """Reads the files of a KerasHub preset."""
         folder = Path(dir_path)
         self.set_vocabulary_and_merges(folder / VOCABULARY_ASSET, folder / MERGES_ASSET)
+
+    @classmethod
+    def from_huggingface_files(cls, folder: PathLike) -> Self | None:
+        """Reads the tokenizer's files of a Hugging Face or OpenAI checkpoint.
+
+        `tokenizer.json`; else `vocab.json` and `merges.txt`, with
+        `added_tokens.json` if there; else `encoder.json` and `vocab.bpe`. All added
+        tokens become special tokens.
+
+        Args:
+            folder: path.
+
+        Returns:
+            the tokenizer, or None if the folder has none of these files.
+
+        Raises:
+            ValueError: if a file is broken, or asks for ids or text that this class
+                would not give, naming the file, the key, what is supported and what
+                was found.
+            OSError: if a file cannot be read, or one of a pair is missing.
+        """
+        found = tokenizer_json.read_folder(folder, cls._format)
+        if found is None:
+            return None
+        try:
+            return cls(
+                vocabulary=found.vocabulary,
+                merges=found.merges,
+                special_tokens=found.special_tokens,
+            )
+        except ValueError as error:
+            raise ValueError(f"{found.source}: {error}") from error
+
+    def save_huggingface_files(self, folder: PathLike, *, max_length: int) -> None:
+        """Writes the files from which transformers' `AutoTokenizer` makes its like.
+
+        `tokenizer.json`, `vocab.json`, `merges.txt` and `tokenizer_config.json`.
+        transformers finds special tokens in text as `parse_special=True` does.
+
+        Args:
+            folder: path; made if absent.
+            max_length: int. Longest input of the model, in tokens.
+        """
+        self._check_ready()
+        if max_length < 1:
+            raise ValueError(f"max_length must be at least 1, got {max_length}.")
+        contents = tokenizer_json.Contents(
+            vocabulary=self._ordered(),
+            merges=self._merges,
+            special_tokens=self._special_tokens,
+        )
+        tokenizer_json.write_folder(
+            folder, contents, self._format, max_length=max_length
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of the constructor, without the files."""
+        given = self._given_special_tokens
+        return {
+            **super().get_config(),
+            "special_tokens": None if given is None else list(given),
+        }
 
     def compute_output_spec(self, inputs: Any) -> keras.KerasTensor:
         """Static shape and dtype in a functional model."""
@@ -282,6 +405,37 @@ class GPTTokenizer(keras_nlp.tokenizers.Tokenizer):
     def _check_ready(self) -> None:
         if not self._vocabulary:
             raise ValueError("vocabulary and merges must be set before use, got None.")
+
+
+def _checked_names(tokens: Iterable[str] | None) -> list[str] | None:
+    """Returns the names of special tokens, each once."""
+    if tokens is None:
+        return None
+    names = [tokens] if isinstance(tokens, str) else list(tokens)
+    for name in names:
+        if isinstance(tokens, str) or not isinstance(name, str) or not name:
+            raise ValueError(
+                "special_tokens must be a list of strings that are not empty, "
+                f"got {tokens!r:.200}."
+            )
+    return list(dict.fromkeys(names))
+
+
+def _check_special(
+    special: list[str], vocabulary: dict[str, int], *, made: set[int], name: str
+) -> None:
+    """Raises unless the special tokens are in the vocabulary and no text is them."""
+    for token in special:
+        if token not in vocabulary:
+            raise ValueError(
+                f"special_tokens must be of the vocabulary, got {token!r}, "
+                f"which {name} lacks."
+            )
+        if vocabulary[token] in made:
+            raise ValueError(
+                "special_tokens must not be what text becomes by merges or as a "
+                f"single character, got {token!r}."
+            )
 
 
 def _plain(ids: Any) -> Any:

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from keras_gpt.tokenizer import unicode_classes
+from keras_gpt.tokenizer.special_tokens import NO_CHARACTER, SpecialTokenFinder
 from keras_gpt.tokenizer.unicode_classes import LETTER, NUMBER, SPACE
 
 APOSTROPHE = ord("'")
 BLANK = ord(" ")
-NO_CHARACTER = -1
 
 
 class Words(NamedTuple):
@@ -26,36 +26,40 @@ class Words(NamedTuple):
     Attributes:
         words: string (W,). UTF-8, in order.
         counts: int64 (B,). Number of words in each text.
-        is_special: bool (W,). Whether the word is a special token.
+        special: int32 (W,). Number of the special token that the word is, else -1;
+            or None if none was looked for.
     """
 
     words: tf.Tensor
     counts: tf.Tensor
-    is_special: tf.Tensor
+    special: tf.Tensor | None
 
 
-def split_words(texts: tf.Tensor, *, special_token: str | None = None) -> Words:
+def split_words(
+    texts: tf.Tensor, *, special_tokens: SpecialTokenFinder | None = None
+) -> Words:
     """Splits texts into GPT-2's words.
 
     Args:
         texts: string (B,). Bytes that are not UTF-8 become U+FFFD.
-        special_token: string to cut out whole wherever it stands, with the text
-            around it split as if it ended and began there. Defaults to none.
+        special_tokens: finder of strings to cut out whole wherever they stand, with
+            the text around them split as if it ended and began there. Defaults to
+            none.
 
     Returns:
         `Words`.
     """
     code_points = tf.strings.unicode_decode(texts, "UTF-8", errors="replace")
     flat = code_points.flat_values
-    is_first = _row_starts(code_points)
-    is_special = tf.zeros_like(is_first)
-    if special_token:
-        opens, inside = _find(flat, is_first, special_token)
-        is_special = opens | inside
-        is_first = is_first | opens | (_shift(is_special, 1, False) & ~inside)
-        starts = _word_starts(flat, is_first) & ~inside
-    else:
+    is_first = row_starts(code_points)
+    special = None
+    if special_tokens is None:
         starts = _word_starts(flat, is_first)
+    else:
+        special, inside = special_tokens.find(flat, is_first=is_first)
+        is_special = (special >= 0) | inside
+        is_first |= (special >= 0) | (_shift(is_special, 1, False) & ~inside)
+        starts = _word_starts(flat, is_first) & ~inside
     positions = tf.where(starts)[:, 0]
     ragged = tf.RaggedTensor.from_row_starts(flat, positions, validate=False)
     number = tf.cumsum(tf.cast(starts, tf.int64))
@@ -64,11 +68,11 @@ def split_words(texts: tf.Tensor, *, special_token: str | None = None) -> Words:
     return Words(
         words=tf.strings.unicode_encode(ragged, "UTF-8"),
         counts=row_ends[1:] - row_ends[:-1],
-        is_special=tf.gather(is_special, positions),
+        special=None if special is None else tf.gather(special, positions),
     )
 
 
-def _row_starts(ragged: tf.RaggedTensor) -> tf.Tensor:
+def row_starts(ragged: tf.RaggedTensor) -> tf.Tensor:
     """Bool (C,). True at the first value of each row that is not empty."""
     size = tf.size(ragged.flat_values)
     starts = tf.boolean_mask(ragged.row_starts(), ragged.row_lengths() > 0)
@@ -79,10 +83,7 @@ def _row_starts(ragged: tf.RaggedTensor) -> tf.Tensor:
 
 def _word_starts(code_points: tf.Tensor, is_first: tf.Tensor) -> tf.Tensor:
     """Bool (C,). True where a word starts; `is_first` marks the texts' beginnings."""
-    page, pages = unicode_classes.class_pages()
-    block = tf.gather(tf.constant(page), code_points // unicode_classes.PAGE_SIZE)
-    within = code_points % unicode_classes.PAGE_SIZE
-    classes = tf.gather(tf.constant(pages), block * unicode_classes.PAGE_SIZE + within)
+    classes = unicode_classes.class_pages().look_up(code_points)
     before = tf.where(is_first, NO_CHARACTER, _shift(code_points, 1, NO_CHARACTER))
     class_before = tf.where(is_first, NO_CHARACTER, _shift(classes, 1, NO_CHARACTER))
     is_last = _shift(is_first, -1, True)
@@ -123,21 +124,6 @@ def _contractions(
 
     short = matches("s") | matches("t") | matches("m") | matches("d")
     return short, matches("r", "e") | matches("v", "e") | matches("l", "l")
-
-
-def _find(
-    code_points: tf.Tensor, is_first: tf.Tensor, token: str
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Bool (C,) each: where `token` opens, and its other characters."""
-    opens = tf.ones_like(is_first)
-    for offset, character in enumerate(token):
-        opens &= _shift(code_points, -offset, NO_CHARACTER) == ord(character)
-        if offset:
-            opens &= ~_shift(is_first, -offset, True)
-    inside = tf.zeros_like(is_first)
-    for offset in range(1, len(token)):
-        inside |= _shift(opens, offset, False)
-    return opens, inside
 
 
 def _shift(values: tf.Tensor, count: int, fill: bool | int) -> tf.Tensor:

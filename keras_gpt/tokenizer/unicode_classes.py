@@ -10,13 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_gpt.tokenizer.page_table import NUM_CODE_POINTS, PageTable, make_pages
+
 LETTER, NUMBER, SPACE, OTHER = range(4)
 _CODES = {"letter": LETTER, "number": NUMBER, "space": SPACE, "other": OTHER}
 _RUNS = Path(__file__).with_name("unicode_classes.txt")
-
-NUM_CODE_POINTS = 0x110000
-PAGE_BITS = 8
-PAGE_SIZE = 2**PAGE_BITS
 
 
 def class_of_code_points() -> np.ndarray:
@@ -29,14 +27,6 @@ def class_of_code_points() -> np.ndarray:
 
 
 @functools.cache
-def class_pages() -> tuple[np.ndarray, np.ndarray]:
-    """Returns the classes as a two-level table, some 50 times smaller.
-
-    Returns:
-        page of each block of 256 code points, int32 (4352,); and the distinct
-        pages one after another, int32 (256 * P,). The class of code point c is
-        `pages[page[c >> 8] * 256 + c % 256]`.
-    """
-    blocks = class_of_code_points().reshape(-1, PAGE_SIZE)
-    pages, page = np.unique(blocks, axis=0, return_inverse=True)
-    return page.reshape(-1).astype(np.int32), pages.reshape(-1).astype(np.int32)
+def class_pages() -> PageTable:
+    """Returns the classes as a two-level table, some 50 times smaller."""
+    return make_pages(class_of_code_points())

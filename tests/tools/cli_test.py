@@ -140,6 +140,7 @@ def test_pretrain_flags_reach_the_config():
             *["--steps=7", "--warmup_steps=3", "--beta_2=0.5", "--clip_norm=0"],
             *["--eval_batches=0", "--jit_compile=false", "--seed=9"],
             *["--learning_rate=0.01", "--min_learning_rate=0.002"],
+            *["--initializer_stddev=0.03"],
         ),
         vocabulary_size=77,
     )
@@ -152,6 +153,7 @@ def test_pretrain_flags_reach_the_config():
         dropout=0.0,
         activation="relu",
         normalize_first=False,
+        initializer_stddev=0.03,
     )
     assert (config.steps, config.warmup_steps, config.seed) == (7, 3, 9)
     assert (config.learning_rate, config.min_learning_rate) == (0.01, 0.002)
@@ -168,8 +170,8 @@ def test_pretrain_flags_reach_the_config():
         (["pretrain", "--steps=many"], 1, "flag --steps=many"),
         (["generate", "stray"], 1, "unexpected argument 'stray'"),
         (["pretrain", "--output=x"], 1, "flag --input is required"),
-        (["generate", "--model=/absent"], 2, "'/absent' must be a preset directory"),
-        (["export", "--model=/absent", "--output=x"], 2, "must be a preset directory"),
+        (["generate", "--model=/absent"], 2, "got '/absent'"),
+        (["export", "--model=/absent", "--output=x"], 2, "preset must be a directory"),
         (["demo", "--corpus=/absent/*.txt"], 2, "no file matches '/absent/*.txt'"),
         (["benchmark", "fly"], 1, "'fly'; it must be of train, tokenize"),
         (["benchmark", "train", "--config=xl"], 1, "flag --config=xl"),

@@ -1,0 +1,77 @@
+"""What `from_preset` finds: a KerasHub preset, or a network in another format.
+
+The classes with a `from_preset` stand below `keras_gpt.checkpoints`, which knows the
+formats; so it registers itself here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from keras_gpt.config import GPTConfig
+
+BACKBONE_ARGUMENTS = ("dtype", *(field.name for field in dataclasses.fields(GPTConfig)))
+
+
+class Found(NamedTuple):
+    """What a preset's name led to.
+
+    Attributes:
+        location: string. What KerasHub's own `from_preset` takes.
+        checkpoint: `keras_gpt.checkpoints.Checkpoint`, or None if the preset is
+            KerasHub's format with classes of this library.
+    """
+
+    location: str
+    checkpoint: Any | None
+
+
+_finders: list[Callable[[str], Found]] = []
+
+
+def register_finder(finder: Callable[[str], Found]) -> None:
+    """Makes `finder` the function that `find` calls."""
+    _finders[:] = [finder]
+
+
+def find(preset: Any) -> Found:
+    """Finds a preset.
+
+    Args:
+        preset: string or path. A directory, or a name such as `"hf://owner/name"`.
+
+    Raises:
+        ValueError: if it is no preset or checkpoint, or a broken one.
+        OSError: if a file is missing or cannot be fetched.
+    """
+    preset = str(preset)
+    return _finders[0](preset) if _finders else Found(preset, None)
+
+
+def task_arguments(
+    cls: Any, checkpoint: Any, *, load_weights: bool, kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """Returns the constructor's arguments of a task on a network in another format.
+
+    Args:
+        cls: class of the task, with `backbone_cls` and `preprocessor_cls`.
+        checkpoint: `keras_gpt.checkpoints.Checkpoint`.
+        load_weights: bool. Whether the backbone gets its weights.
+        kwargs: arguments of `from_preset`: `dtype` and fields of `GPTConfig` go to
+            the backbone, the others to the task.
+    """
+    kwargs = dict(kwargs)
+    overrides = {
+        name: kwargs.pop(name) for name in BACKBONE_ARGUMENTS if name in kwargs
+    }
+    if "backbone" not in kwargs:
+        kwargs["backbone"] = checkpoint.build_backbone(
+            cls.backbone_cls, load_weights=load_weights, **overrides
+        )
+    if "preprocessor" not in kwargs:
+        kwargs["preprocessor"] = checkpoint.tokenizer and cls.preprocessor_cls(
+            checkpoint.tokenizer, **checkpoint.preprocessor_arguments
+        )
+    return kwargs

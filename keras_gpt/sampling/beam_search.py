@@ -1,0 +1,227 @@
+"""Beam search, one step at a time, without a model.
+
+The rules are those of transformers 5 (`GenerationMixin._beam_search`): each row keeps
+K running beams and its K best finished ones. A step looks at the likeliest
+continuations of all running beams; those among the first K that end are finished,
+with their log-probability over length ** length_penalty as the score, and never
+extended; the best K that do not end run on.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+LOWEST_SCORE = -1e9  # of beams that are not there yet
+# Codes of `BeamSettings.early_stopping`.
+HEURISTIC, WHEN_FULL, NEVER = range(3)
+
+
+class BeamSettings(NamedTuple):
+    """How each row searches.
+
+    Attributes:
+        length_penalty: float32 (B,). Power of the length, the end token included,
+            that divides a finished beam's log-probability.
+        early_stopping: int32 (B,). When a row stops before its limit: `HEURISTIC`,
+            once the best running beam would not enter the finished ones if it ended
+            now; `WHEN_FULL`, once K beams are finished; `NEVER`, once it could not
+            enter them at any length.
+    """
+
+    length_penalty: tf.Tensor
+    early_stopping: tf.Tensor
+
+
+class Beams(NamedTuple):
+    """K beams of each row, with their new tokens.
+
+    Attributes:
+        token_ids: int32 (B, K, N). 0 after the end; without the end token.
+        log_probs: float32 (B, K, N). Log-probabilities of those tokens.
+        num_tokens: int32 (B, K).
+        scores: float32 (B, K). Sum of the log-probabilities of a running beam, the
+            end token's included; over the length penalty of a finished one.
+        ended: bool (B, K). Whether it ended with a stop token.
+        is_there: bool (B, K). False for a place not filled yet.
+    """
+
+    token_ids: tf.Tensor
+    log_probs: tf.Tensor
+    num_tokens: tf.Tensor
+    scores: tf.Tensor
+    ended: tf.Tensor
+    is_there: tf.Tensor
+
+    def take(self, places: tf.Tensor) -> Beams:
+        """Returns the beams at `places`, int32 (B, K')."""
+        return Beams(*(tf.gather(field, places, batch_dims=1) for field in self))
+
+    def where(self, rows: tf.Tensor, other: Beams) -> Beams:
+        """Returns these beams in `rows`, bool (B,), and the others elsewhere."""
+
+        def choose(mine: tf.Tensor, its: tf.Tensor) -> tf.Tensor:
+            shape = [-1] + [1] * (mine.shape.rank - 1)
+            return tf.where(tf.reshape(rows, shape), mine, its)
+
+        return Beams(*(choose(*pair) for pair in zip(self, other, strict=True)))
+
+    def merge(self, other: Beams) -> Beams:
+        """Returns both, one after the other."""
+        pairs = zip(self, other, strict=True)
+        return Beams(*(tf.concat(pair, axis=1) for pair in pairs))
+
+
+class BeamState(NamedTuple):
+    """State of the search between two steps.
+
+    Attributes:
+        running: `Beams`, best first.
+        finished: `Beams`, best first.
+        is_open: bool (B,). Whether the row is still searching.
+        next_tokens: int32 (B, K). Last token of each running beam.
+        sources: int32 (B, K). Running beam of the step before that each continues.
+    """
+
+    running: Beams
+    finished: Beams
+    is_open: tf.Tensor
+    next_tokens: tf.Tensor
+    sources: tf.Tensor
+
+
+def begin(*, num_beams: int, num_steps: tf.Tensor, is_open: tf.Tensor) -> BeamState:
+    """Returns the state before the first step: one empty beam in each row.
+
+    Args:
+        num_beams: int (K).
+        num_steps: int32 scalar (N). Longest continuation.
+        is_open: bool (B,). Rows to search.
+    """
+    batch_size = tf.shape(is_open)[0]
+    shape = [batch_size, num_beams]
+    empty = Beams(
+        token_ids=tf.zeros([*shape, num_steps], tf.int32),
+        log_probs=tf.zeros([*shape, num_steps], tf.float32),
+        num_tokens=tf.zeros(shape, tf.int32),
+        scores=tf.fill(shape, LOWEST_SCORE),
+        ended=tf.zeros(shape, tf.bool),
+        is_there=tf.zeros(shape, tf.bool),
+    )
+    # All beams would be the same at first, so that only one of them counts.
+    first = tf.tile(tf.range(num_beams)[None] == 0, [batch_size, 1])
+    running = empty._replace(scores=tf.where(first, 0.0, empty.scores))
+    places = tf.tile(tf.range(num_beams)[None], [batch_size, 1])
+    return BeamState(running, empty, is_open, tf.zeros(shape, tf.int32), places)
+
+
+def advance(
+    state: BeamState,
+    *,
+    logits: tf.Tensor,
+    step: tf.Tensor,
+    limits: tf.Tensor,
+    settings: BeamSettings,
+    stop_token_ids: tf.Tensor,
+) -> BeamState:
+    """Continues every beam by one token.
+
+    Args:
+        state: `BeamState`.
+        logits: float32 (B, K, V). Of the token after each running beam.
+        step: int32 scalar. Tokens that running beams have.
+        limits: int32 (B,). Longest continuation of each row.
+        settings: `BeamSettings`.
+        stop_token_ids: int32 (E,). Tokens that end a beam.
+
+    Returns:
+        `BeamState`; rows that are not open stay as they are.
+    """
+    num_beams = state.running.scores.shape[1]
+    length = step + 1
+    candidates, tokens, sources, is_stop = _candidates(
+        state.running, logits=logits, step=step, stop_token_ids=stop_token_ids
+    )
+    ends = is_stop | (length >= limits)[:, None]
+
+    going_on = candidates.scores + tf.where(ends, LOWEST_SCORE, 0.0)
+    scores, places = tf.math.top_k(going_on, num_beams)
+    running = candidates.take(places)._replace(scores=scores)
+
+    is_new = ends & (tf.range(tf.shape(ends)[1]) < num_beams)
+    penalty = tf.cast(length, tf.float32) ** settings.length_penalty
+    new = candidates._replace(
+        scores=candidates.scores / penalty[:, None]
+        + tf.where(is_new, 0.0, LOWEST_SCORE),
+        is_there=is_new,
+        ended=is_stop,
+    )
+    merged = state.finished.merge(new)
+    finished = merged.take(tf.math.top_k(merged.scores, num_beams)[1])
+
+    may_improve = _may_improve(
+        running.scores[:, 0], finished, length=length, limits=limits, settings=settings
+    )
+    is_full = tf.reduce_all(finished.is_there, axis=1)
+    stops_full = is_full & (settings.early_stopping == WHEN_FULL)
+    goes_on = tf.reduce_any(~ends, axis=1)
+    rows = state.is_open
+    return BeamState(
+        running=running.where(rows, state.running),
+        finished=finished.where(rows, state.finished),
+        is_open=rows & may_improve & ~stops_full & goes_on,
+        next_tokens=tf.gather(tokens, places, batch_dims=1),
+        sources=tf.gather(sources, places, batch_dims=1),
+    )
+
+
+def _candidates(
+    running: Beams, *, logits: tf.Tensor, step: tf.Tensor, stop_token_ids: tf.Tensor
+) -> tuple[Beams, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The likeliest continuations (B, C), enough that K of them do not stop.
+
+    Returns:
+        `Beams`; token and running beam of each, int32 (B, C); and whether it stops.
+    """
+    num_beams, vocabulary_size = running.scores.shape[1], tf.shape(logits)[2]
+    log_probs = tf.nn.log_softmax(logits)
+    totals = running.scores[:, :, None] + log_probs
+    count = tf.maximum(2, 1 + tf.size(stop_token_ids)) * num_beams
+    scores, places = tf.math.top_k(
+        tf.reshape(totals, [-1, num_beams * vocabulary_size]),
+        tf.minimum(count, num_beams * vocabulary_size),
+    )
+    sources, tokens = places // vocabulary_size, places % vocabulary_size
+    is_stop = tf.reduce_any(tokens[:, :, None] == stop_token_ids, axis=-1)
+    beams = running.take(sources)
+    token_log_probs = tf.gather(
+        tf.reshape(log_probs, [-1, num_beams * vocabulary_size]), places, batch_dims=1
+    )
+    writes = ~is_stop[:, :, None] & (tf.range(tf.shape(beams.token_ids)[2]) == step)
+    candidates = beams._replace(
+        token_ids=tf.where(writes, tokens[:, :, None], beams.token_ids),
+        log_probs=tf.where(writes, token_log_probs[:, :, None], beams.log_probs),
+        num_tokens=beams.num_tokens + tf.cast(~is_stop, tf.int32),
+        scores=scores,
+    )
+    return candidates, tokens, sources, is_stop
+
+
+def _may_improve(
+    best_running: tf.Tensor,
+    finished: Beams,
+    *,
+    length: tf.Tensor,
+    limits: tf.Tensor,
+    settings: BeamSettings,
+) -> tf.Tensor:
+    """Bool (B,). Whether the best running beam could still enter the finished ones."""
+    # A beam's log-probability falls with its length, but a positive penalty may lift
+    # its score: at its limit it would be highest.
+    looks_ahead = (settings.early_stopping == NEVER) & (settings.length_penalty > 0.0)
+    best_length = tf.cast(tf.where(looks_ahead, limits, length), tf.float32)
+    reachable = best_running / best_length**settings.length_penalty
+    worst = tf.reduce_min(finished.scores, axis=1, keepdims=True)
+    worst = tf.where(finished.is_there, worst, LOWEST_SCORE)
+    return tf.reduce_any(reachable[:, None] > worst, axis=1)
