@@ -18,6 +18,7 @@ from keras_gpt.sampling.samplers import SamplingSettings, sample
 
 # Codes of `GeneratedTokens.finish_reason`, and their names in exported models.
 FINISH_REASONS = ("", "stop", "length", "prompt_too_long", "invalid_input")
+IMPOSSIBLE_LOGIT = -1e30  # far below any logit; finite, so that no NaN can arise
 UNFINISHED, STOP, LENGTH, PROMPT_TOO_LONG, INVALID_INPUT = range(5)
 
 
@@ -427,12 +428,29 @@ def _found_tokens(beams: Beams, finish_reason: tf.Tensor) -> FoundTokens:
     )
 
 
+class _WithinVocabulary:
+    """A `LanguageModel` that never chooses an id of `num_ids` or above."""
+
+    def __init__(self, model: LanguageModel, *, num_ids: int) -> None:
+        self.config = model.config
+        self.forward = model.forward
+        self.empty_cache = model.empty_cache
+        self._model = model
+        self._num_ids = num_ids
+
+    def logits(self, hidden: tf.Tensor) -> tf.Tensor:
+        logits = self._model.logits(hidden)
+        ids = tf.range(tf.shape(logits)[-1])
+        return tf.where(ids < self._num_ids, logits, IMPOSSIBLE_LOGIT)
+
+
 class TextGenerator:
     """Strings in, strings out: tokenizer, loop and detokenizer as graph code.
 
     Args:
         model: a `LanguageModel`.
-        tokenizer: a `GPTTokenizer` of the same vocabulary size or smaller.
+        tokenizer: a `GPTTokenizer` of the same vocabulary size or smaller: ids that
+            it lacks (models are often padded with some) are never generated.
         add_start_token: bool. Whether prompts begin with the end-of-text token, as
             they do in training when the preprocessor adds it. An empty prompt
             always does. Defaults to False.
@@ -441,8 +459,11 @@ class TextGenerator:
     def __init__(
         self, model: LanguageModel, *, tokenizer: Any, add_start_token: bool = False
     ) -> None:
-        self.model = model
         self.tokenizer = tokenizer
+        num_ids = tokenizer.vocabulary_size()
+        if num_ids < model.config.vocabulary_size:
+            model = _WithinVocabulary(model, num_ids=num_ids)
+        self.model = model
         self.add_start_token = add_start_token
 
     def prompt_tokens(self, text: tf.Tensor) -> tf.RaggedTensor:

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_gpt import GPTCausalLM, generation
+from keras_gpt import (
+    GPTBackbone,
+    GPTCausalLM,
+    GPTCausalLMPreprocessor,
+    generation,
+)
 from keras_gpt.generation import GenerationSettings, generate_tokens
 from keras_gpt.sampling.beam_search import BeamSettings
 
@@ -340,3 +345,20 @@ def test_a_bad_row_does_not_disturb_a_search(causal_lm):
     first = found.generated_bytes.numpy()[:, 0]
     assert first[0].decode("utf-8", errors="replace") == expected
     assert first.tolist()[1:] == [b"", b"", b""]
+
+
+def test_ids_that_the_tokenizer_lacks_are_never_generated(tokenizer):
+    # As nanoGPT's and others' models, padded to a round number of ids.
+    backbone = GPTBackbone.from_size("gpt_nano", vocabulary_size=320)
+    table = backbone.token_embedding.embeddings
+    table.assign(np.concatenate([table[:300] * 0.01, table[300:] * 50.0]))
+    lm = GPTCausalLM(backbone, GPTCausalLMPreprocessor(tokenizer, sequence_length=64))
+    knobs = {"max_new_tokens": 20, "strip_prompt": True}
+    texts = lm.generate(["The king"] * 8, temperature=5.0, **knobs)
+    texts.append(lm.generate("The king", num_beams=3, **knobs))
+    assert all(texts)
+
+
+def test_a_model_without_a_tokenizer_says_so(causal_lm):
+    with pytest.raises(ValueError, match="inputs must be a dict of token_ids and pad"):
+        causal_lm_on_ids(causal_lm).generate("The king")

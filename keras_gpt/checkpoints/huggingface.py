@@ -137,8 +137,10 @@ HARMLESS = frozenset(
     transformers_version transformers_weights typical_p use_bfloat16 use_cache
     """.split()
 )
-# Buffers of older versions: the causal mask and its fill value.
-_BUFFER = re.compile(r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)")
+# Buffers of older versions: the causal mask, its fill value, and 0, 1, 2 and so on.
+_BUFFER = re.compile(
+    r"(transformer\.)?(h\.\d+\.attn\.(bias|masked_bias)|position_ids)"
+)
 
 
 def is_huggingface(config: dict[str, Any]) -> bool:

@@ -91,7 +91,12 @@ class SafetensorsFolder:
         value = aligned_array(shape, dtype)
         with open(path, "rb") as file:
             file.seek(self._offsets[name])
-            file.readinto(value.view(np.uint8).reshape(-1))  # type: ignore[arg-type]
+            size = file.readinto(value.view(np.uint8).reshape(-1).data)
+        if size != value.nbytes:
+            raise ValueError(
+                f"{path}: tensor {name!r} must have {value.nbytes} bytes, got {size}: "
+                "the file has changed since it was opened."
+            )
         if name in self._checksums and checksum(value) != self._checksums[name]:
             raise ValueError(
                 f"{path}: tensor {name!r} must have the CRC-32 "

@@ -31,7 +31,7 @@ SHORT_NAMES = {
     "distilgpt2": "hf://distilbert/distilgpt2",
 }
 # What is fetched from a hub: weights as safetensors or Keras files, never pickles.
-_PATTERNS = ["*.json", "*.txt", "*.safetensors", "*.h5", "*.bpe"]
+_PATTERNS = ["*.json", "*.txt", "*.safetensors", "*.weights.h5", "*.bpe"]
 
 
 def find_preset(preset: str) -> Found:

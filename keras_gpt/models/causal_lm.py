@@ -198,6 +198,12 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
             num_beams, length_penalty, early_stopping, num_return_sequences
         )
         beams.check(knobs)
+        if self.preprocessor is None and not isinstance(inputs, dict):
+            raise ValueError(
+                "inputs must be a dict of token_ids and padding_mask for a model "
+                "without a preprocessor (its preset had no tokenizer), got "
+                f"{type(inputs).__name__}."
+            )
         stop_ids = self._stop_token_ids(stop_token_ids)
         if self.preprocessor is None:
             return self._generate_ids(

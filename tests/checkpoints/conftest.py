@@ -45,3 +45,9 @@ def vocabulary_files(tmp_path_factory, tokenizer):
     folder = tmp_path_factory.mktemp("vocabulary")
     tokenizer.save_files(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def golden_gpt1():
+    """GPT-1: 2 layers of 4 heads, 16 wide, context 24, 47 tokens."""
+    return Golden("gpt1")

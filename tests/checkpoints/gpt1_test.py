@@ -1,0 +1,85 @@
+"""GPT-1 whole: a checkpoint with its own tokenizer, from strings to strings."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tokenizers
+
+from keras_gpt import GPTCausalLM, GPTTokenizer, export, save_huggingface
+from keras_gpt.tokenizer import GPT1Tokenizer
+
+TEXT = "The King is dead. Long live the KING! Who hath said é so, my lord?"
+
+
+@pytest.fixture(scope="module")
+def peer():
+    """GPT-1's pipeline of `tokenizers`, with 47 tokens learnt from a line."""
+    peer = tokenizers.Tokenizer(
+        tokenizers.models.BPE(unk_token="<unk>", end_of_word_suffix="</w>")
+    )
+    peer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
+    peer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    peer.decoder = tokenizers.decoders.BPEDecoder(suffix="</w>")
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=47,
+        special_tokens=["<unk>"],
+        end_of_word_suffix="</w>",
+        show_progress=False,
+    )
+    peer.train_from_iterator([TEXT.replace("é", "")], trainer)
+    return peer
+
+
+@pytest.fixture(scope="module", params=["vocab.json", "tokenizer.json"])
+def folder(request, golden_gpt1, peer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gpt1")
+    shutil.copytree(golden_gpt1.folder, folder, dirs_exist_ok=True)
+    if request.param == "tokenizer.json":
+        peer.save(str(folder / "tokenizer.json"))
+    else:
+        peer.model.save(str(folder))
+    return folder
+
+
+def test_ids_are_those_of_tokenizers(folder, peer):
+    tokenizer = GPTTokenizer.from_preset(folder)
+    assert type(tokenizer) is GPT1Tokenizer
+    for text in (TEXT, "", "  who\n SAID\tthat?ÀÉ 中文", "king's lord"):
+        np.testing.assert_array_equal(tokenizer.tokenize(text), peer.encode(text).ids)
+
+
+def test_text_goes_on_as_transformers_decodes_it(folder, peer, golden_gpt1):
+    lm = GPTCausalLM.from_preset(folder)
+    prompt = "the king is dead"
+    ids = peer.encode(prompt).ids
+    for _ in range(6):
+        hidden = lm.backbone.forward(np.array([ids], np.int32)).hidden
+        ids.append(int(np.argmax(lm.backbone.logits(hidden)[0, -1])))
+    options = {"max_new_tokens": 6, "temperature": 0.0}
+    assert lm.generate(prompt, **options) == peer.decode(ids)
+    # The prompt itself is repeated as it was given.
+    assert lm.generate("The KING is dead", **options).startswith("The KING is dead ")
+    assert lm.generate(prompt, max_new_tokens=0) == prompt
+
+
+def test_round_trip_and_export(folder, tmp_path):
+    lm = GPTCausalLM.from_preset(folder)
+    save_huggingface(lm, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["architectures"] == ["OpenAIGPTLMHeadModel"]
+    again = GPTCausalLM.from_preset(tmp_path / "out")
+    options = {"max_new_tokens": 5, "temperature": 0.0}
+    text = lm.generate("The King", **options)
+    assert again.generate("The King", **options) == text
+    lm.save_to_preset(str(tmp_path / "preset"))
+    assert (
+        GPTCausalLM.from_preset(tmp_path / "preset").generate("The King", **options)
+        == text
+    )
+    export.export_saved_model(lm, tmp_path / "served", version=1, **options)
+    served = tf.saved_model.load(str(tmp_path / "served" / "1"))
+    got = served.signatures["serving_default"](text=tf.constant(["The King"]))
+    assert "The King" + got["generated_text"].numpy()[0].decode() == text
