@@ -1,5 +1,7 @@
 """transformers' interface: a script with one changed import runs and gives the same."""
 
+import pathlib
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from keras_gpt.transformers import (
     TFGPT2LMHeadModel,
 )
 
-GOLDEN = "tests/testdata/huggingface/gpt2"
+GOLDEN = pathlib.Path(__file__).parent / "testdata" / "huggingface" / "gpt2"
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +32,6 @@ def model(preset):
     return TFGPT2LMHeadModel.from_pretrained(preset)
 
 
-@pytest.fixture(scope="module")
-def golden(request):
-    return request.config.rootpath / GOLDEN
-
-
 def test_the_example_of_the_readme(preset, causal_lm):
     tokenizer = AutoTokenizer.from_pretrained(preset)
     model = TFAutoModelForCausalLM.from_pretrained(preset)
@@ -44,9 +41,9 @@ def test_the_example_of_the_readme(preset, causal_lm):
     assert text == causal_lm.generate("The king", max_new_tokens=10, temperature=0.0)
 
 
-def test_greedy_and_beams_are_transformers_own(golden):
-    model = TFGPT2LMHeadModel.from_pretrained(golden)
-    results = np.load(golden / "golden.npz")
+def test_greedy_and_beams_are_transformers_own():
+    model = TFGPT2LMHeadModel.from_pretrained(GOLDEN)
+    results = np.load(GOLDEN / "golden.npz")
     prompts = results["token_ids"][:, :5]
     for row in range(2):
         options = {"max_new_tokens": 12, "eos_token_id": 7, "pad_token_id": -1}
@@ -58,9 +55,9 @@ def test_greedy_and_beams_are_transformers_own(golden):
         np.testing.assert_array_equal(output, results[f"beam_plain/{row}"])
 
 
-def test_logits_and_loss_are_transformers_own(golden):
-    model = TFGPT2LMHeadModel.from_pretrained(golden)
-    results = np.load(golden / "golden.npz")
+def test_logits_and_loss_are_transformers_own():
+    model = TFGPT2LMHeadModel.from_pretrained(GOLDEN)
+    results = np.load(GOLDEN / "golden.npz")
     ids = results["token_ids"]
     output = model(ids, labels=ids)
     np.testing.assert_allclose(output.logits, results["logits"], atol=1e-4)

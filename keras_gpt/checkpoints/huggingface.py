@@ -9,13 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_gpt.checkpoints.checkpoint import (
-    Checkpoint,
-    LiveWeights,
-    RenamedTensors,
-    WeightSource,
-    without_tied_head,
-)
+from keras_gpt.checkpoints.checkpoint import Checkpoint, LiveWeights, WeightSource
 from keras_gpt.checkpoints.files import read_json, whole_folder, write_json
 from keras_gpt.checkpoints.safetensors_files import (
     SINGLE_FILE,
@@ -23,6 +17,7 @@ from keras_gpt.checkpoints.safetensors_files import (
     TensorToWrite,
     write_safetensors,
 )
+from keras_gpt.checkpoints.tensors import RenamedTensors, without_tied_head
 from keras_gpt.checkpoints.weight_names import Weight, weights_of
 from keras_gpt.config import GPTConfig
 from keras_gpt.tokenizer import GPT1Tokenizer, GPTTokenizer
@@ -138,9 +133,7 @@ HARMLESS = frozenset(
     """.split()
 )
 # Buffers of older versions: the causal mask, its fill value, and 0, 1, 2 and so on.
-_BUFFER = re.compile(
-    r"(transformer\.)?(h\.\d+\.attn\.(bias|masked_bias)|position_ids)"
-)
+_BUFFER = re.compile(r"(transformer\.)?(h\.\d+\.attn\.(bias|masked_bias)|position_ids)")
 
 
 def is_huggingface(config: dict[str, Any]) -> bool:

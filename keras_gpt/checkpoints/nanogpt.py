@@ -9,11 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_gpt.checkpoints.checkpoint import (
-    Checkpoint,
-    RenamedTensors,
-    without_tied_head,
-)
+from keras_gpt.checkpoints.checkpoint import Checkpoint
+from keras_gpt.checkpoints.tensors import RenamedTensors, without_tied_head
 from keras_gpt.config import GPTConfig
 from keras_gpt.tokenizer import GPTTokenizer
 
