@@ -28,12 +28,31 @@ class Found(NamedTuple):
     checkpoint: Any | None
 
 
-_finders: list[Callable[[str], Found]] = []
+class FoundTokenizer(NamedTuple):
+    """What a preset's name led to, of its tokenizer alone.
+
+    Attributes:
+        location: string. What KerasHub's own `from_preset` takes.
+        tokenizer: a tokenizer read from another format, or None as in `Found`.
+    """
+
+    location: str
+    tokenizer: Any | None
 
 
-def register_finder(finder: Callable[[str], Found]) -> None:
-    """Makes `finder` the function that `find` calls."""
-    _finders[:] = [finder]
+class Finders(NamedTuple):
+    """The functions that `find` and `find_tokenizer` call."""
+
+    preset: Callable[[str], Found]
+    tokenizer: Callable[[str], FoundTokenizer]
+
+
+_registered: list[Finders] = []
+
+
+def register_finders(finders: Finders) -> None:
+    """Makes these the functions that `find` and `find_tokenizer` call."""
+    _registered[:] = [finders]
 
 
 def find(preset: Any) -> Found:
@@ -46,8 +65,12 @@ def find(preset: Any) -> Found:
         ValueError: if it is no preset or checkpoint, or a broken one.
         OSError: if a file is missing or cannot be fetched.
     """
-    preset = str(preset)
-    return _finders[0](preset) if _finders else Found(preset, None)
+    return _registered[0].preset(str(preset))
+
+
+def find_tokenizer(preset: Any) -> FoundTokenizer:
+    """Finds the tokenizer of a preset, without its weights; else as `find`."""
+    return _registered[0].tokenizer(str(preset))
 
 
 def task_arguments(

@@ -166,7 +166,7 @@ def open_huggingface(folder: Path) -> Checkpoint:
         config=config,
         naming=architecture.naming,
         tensors=tensors,
-        tokenizer=lambda: _open_tokenizer(folder, architecture),
+        tokenizer=lambda: open_huggingface_tokenizer(folder, content),
         has_zero_biases=not config.use_bias,
     )
 
@@ -362,6 +362,19 @@ def _named_tensors(tensors: SafetensorsFolder) -> RenamedTensors:
     return RenamedTensors(tensors, names)
 
 
-def _open_tokenizer(folder: Path, architecture: Architecture) -> GPTTokenizer | None:
-    cls = GPTTokenizer if architecture.naming == "gpt2" else GPT1Tokenizer
+def open_huggingface_tokenizer(
+    folder: Path, content: dict[str, Any]
+) -> GPTTokenizer | None:
+    """Opens the tokenizer of a checkpoint folder, or returns None if it has none.
+
+    Args:
+        folder: of the tokenizer's files.
+        content: of its config.json.
+
+    Raises:
+        FileNotFoundError: if one of two files is missing.
+        ValueError: if a file is broken, or the architecture not supported.
+    """
+    naming = _architecture(content, folder / CONFIG_FILE).naming
+    cls = GPTTokenizer if naming == "gpt2" else GPT1Tokenizer
     return cls.from_huggingface_files(folder)

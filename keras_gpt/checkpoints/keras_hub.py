@@ -62,7 +62,7 @@ def open_keras_hub(folder: Path) -> Checkpoint:
         config=config,
         naming="keras_hub",
         tensors=_VariableTensors(peer),
-        tokenizer=lambda: _open_tokenizer(folder),
+        tokenizer=lambda: open_keras_hub_tokenizer(folder),
         preprocessor=_preprocessor_options(folder),
     )
 
@@ -136,7 +136,13 @@ def _check_config(config: GPTConfig) -> None:
             )
 
 
-def _open_tokenizer(folder: Path) -> GPTTokenizer | None:
+def open_keras_hub_tokenizer(folder: Path) -> GPTTokenizer | None:
+    """Opens the tokenizer of a preset directory, or returns None if it has none.
+
+    Raises:
+        ValueError: if a file is broken.
+        OSError: if one cannot be read.
+    """
     assets = folder / "assets" / "tokenizer"
     if not (folder / "tokenizer.json").exists():
         return None

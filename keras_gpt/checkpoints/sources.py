@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import keras_nlp
@@ -11,11 +12,20 @@ from huggingface_hub.errors import HFValidationError
 
 from keras_gpt.checkpoints.checkpoint import Checkpoint
 from keras_gpt.checkpoints.files import read_json
-from keras_gpt.checkpoints.huggingface import is_huggingface, open_huggingface
-from keras_gpt.checkpoints.keras_hub import is_keras_hub, open_keras_hub
+from keras_gpt.checkpoints.huggingface import (
+    is_huggingface,
+    open_huggingface,
+    open_huggingface_tokenizer,
+)
+from keras_gpt.checkpoints.keras_hub import (
+    is_keras_hub,
+    open_keras_hub,
+    open_keras_hub_tokenizer,
+)
 from keras_gpt.checkpoints.nanogpt import open_nanogpt
 from keras_gpt.checkpoints.openai import is_openai, open_openai
-from keras_gpt.presets import Found
+from keras_gpt.presets import Found, FoundTokenizer
+from keras_gpt.tokenizer import GPTTokenizer
 
 HUGGINGFACE = "hf://"
 KAGGLE = "kaggle://"
@@ -31,7 +41,8 @@ SHORT_NAMES = {
     "distilgpt2": "hf://distilbert/distilgpt2",
 }
 # What is fetched from a hub: weights as safetensors or Keras files, never pickles.
-_PATTERNS = ["*.json", "*.txt", "*.safetensors", "*.weights.h5", "*.bpe"]
+_TOKENIZER_FILES = ["*.json", "*.txt", "*.bpe"]
+_ALL_FILES = [*_TOKENIZER_FILES, "*.safetensors", "*.weights.h5"]
 
 
 def find_preset(preset: str) -> Found:
@@ -47,19 +58,53 @@ def find_preset(preset: str) -> Found:
         ConnectionError: if it cannot be fetched.
         ValueError: if it is of no known format, or broken.
     """
+    path = _local_path(preset, _ALL_FILES)
+    return Found(preset, None) if path is None else _open_path(path)
+
+
+def find_tokenizer(preset: str) -> FoundTokenizer:
+    """Finds the tokenizer of a preset; its weights need not be there.
+
+    Args and errors are those of `find_preset`. A directory of tokenizer files alone
+    is enough.
+    """
+    path = _local_path(preset, _TOKENIZER_FILES)
+    if path is None:
+        return FoundTokenizer(preset, None)
+    folder = path.parent if path.is_file() else path
+    config_file = folder / "config.json"
+    config = read_json(config_file) if config_file.exists() else {}
+    if is_keras_gpt(config):
+        return FoundTokenizer(str(folder), None)
+    if is_keras_hub(config):
+        tokenizer = open_keras_hub_tokenizer(folder)
+    elif is_huggingface(config):
+        tokenizer = open_huggingface_tokenizer(folder, config)
+    else:
+        tokenizer = GPTTokenizer.from_huggingface_files(folder)
+    if tokenizer is None:
+        raise FileNotFoundError(
+            f"{folder} must hold tokenizer.json, vocab.json and merges.txt, or "
+            "encoder.json and vocab.bpe, but holds none of them."
+        )
+    return FoundTokenizer(str(folder), tokenizer)
+
+
+def _local_path(preset: str, patterns: list[str]) -> Path | None:
+    """Returns where a preset is, once fetched; None if only KerasHub can fetch it."""
     path = Path(preset)
     if path.exists():
-        return _open_path(path)
+        return path
     preset = SHORT_NAMES.get(preset, preset)
     hub_presets = keras_nlp.models.GPT2Backbone.presets
     if preset in hub_presets:
         preset = hub_presets[preset]["kaggle_handle"]
     if preset.startswith(HUGGINGFACE):
-        return _open_path(_fetch_huggingface(preset))
+        return _fetch_huggingface(preset, patterns)
     if preset.startswith(KAGGLE):
-        return _open_path(_fetch_kaggle(preset))
+        return _fetch_kaggle(preset)
     if _REMOTE.match(preset):
-        return Found(preset, None)
+        return None
     names = [*SHORT_NAMES, *hub_presets]
     raise FileNotFoundError(
         "preset must be a directory, hf://owner/name, kaggle://..., or one of "
@@ -81,7 +126,7 @@ def _open_path(path: Path) -> Found:
             checkpoint = open_huggingface(path)
         elif is_keras_hub(config):
             checkpoint = open_keras_hub(path)
-        elif str(config.get("registered_name")).startswith("keras_gpt>"):
+        elif is_keras_gpt(config):
             checkpoint = None
         else:
             raise ValueError(
@@ -102,11 +147,16 @@ def _open_path(path: Path) -> Found:
     return Found(str(path), checkpoint)
 
 
-def _fetch_huggingface(preset: str) -> Path:
+def is_keras_gpt(config: dict[str, Any]) -> bool:
+    """Whether the content of a config.json is of a preset of this library."""
+    return str(config.get("registered_name")).startswith("keras_gpt>")
+
+
+def _fetch_huggingface(preset: str, patterns: list[str]) -> Path:
     name, _, revision = preset.removeprefix(HUGGINGFACE).partition("@")
     try:
         folder = huggingface_hub.snapshot_download(
-            name, revision=revision or None, allow_patterns=_PATTERNS
+            name, revision=revision or None, allow_patterns=patterns
         )
     except HFValidationError as error:
         raise ValueError(

@@ -89,25 +89,23 @@ class GPTTokenizer(keras_nlp.tokenizers.Tokenizer):
         """Loads a tokenizer from whatever `GPTBackbone.from_preset` takes.
 
         Args:
-            preset: string or path, as there.
+            preset: string or path, as there; or a directory of tokenizer files alone.
             *args: as in `keras_nlp.tokenizers.Tokenizer.from_preset`; for a preset of
                 this library only.
             **kwargs: likewise.
 
         Raises:
-            ValueError: if the preset has no tokenizer, or one of another class; and
-                as there.
+            ValueError: if the preset's tokenizer is of another class; and as there.
         """
-        found = presets.find(preset)
-        if found.checkpoint is None:
+        found = presets.find_tokenizer(preset)
+        if found.tokenizer is None:
             return super().from_preset(found.location, *args, **kwargs)
-        tokenizer = found.checkpoint.tokenizer
-        if not isinstance(tokenizer, cls):
-            kind = "none" if tokenizer is None else type(tokenizer).__name__
+        if not isinstance(found.tokenizer, cls):
             raise ValueError(
-                f"{found.location} must have files of a {cls.__name__}, got {kind}."
+                f"{found.location} must hold a {cls.__name__}, "
+                f"got a {type(found.tokenizer).__name__}."
             )
-        return tokenizer
+        return found.tokenizer
 
     def set_vocabulary_and_merges(
         self, vocabulary: PathLike | dict[str, int], merges: Any

@@ -9,6 +9,7 @@ import pytest
 
 from keras_gpt import GPTBackbone, GPTCausalLM, GPTTokenizer
 from keras_gpt.checkpoints.sources import SHORT_NAMES
+from keras_gpt.tokenizer import GPT1Tokenizer
 
 
 @pytest.fixture
@@ -120,3 +121,19 @@ def test_our_own_presets_still_load(causal_lm, tmp_path):
         assert lm.generate("The king", max_new_tokens=5, temperature=0.0) == text
     base = keras_nlp.models.CausalLM.from_preset(str(pathlib.Path(preset)))
     assert type(base) is GPTCausalLM
+
+
+def test_a_tokenizer_needs_no_weights(tokenizer, tmp_path):
+    tokenizer.save_files(tmp_path)
+    found = GPTTokenizer.from_preset(tmp_path)
+    assert found.get_vocabulary() == tokenizer.get_vocabulary()
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    assert type(GPTTokenizer.from_preset(tmp_path)) is GPTTokenizer
+    with pytest.raises(ValueError, match="must hold a GPT1Tokenizer, got a GPTToken"):
+        GPT1Tokenizer.from_preset(tmp_path)
+    (tmp_path / "merges.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"merges\.txt"):
+        GPTTokenizer.from_preset(tmp_path)
+    (tmp_path / "vocab.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"must hold tokenizer\.json, vocab"):
+        GPTTokenizer.from_preset(tmp_path)
