@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_gpt.export import signatures, verify
-from keras_gpt.generation import SETTING_DEFAULTS
+from keras_gpt.generation import SETTINGS
 from keras_gpt.models.causal_lm import GPTCausalLM, check_setting
 
 VERIFY_TOKENS = 16
@@ -73,15 +73,14 @@ def export_saved_model(
 
 
 def _checked_defaults(settings: dict[str, Any]) -> dict[str, Any]:
-    unknown = sorted(set(settings) - set(SETTING_DEFAULTS))
+    unknown = sorted(set(settings) - set(SETTINGS))
     if unknown:
         raise ValueError(
-            f"settings must be of {', '.join(SETTING_DEFAULTS)}, "
-            f"got {', '.join(unknown)}."
+            f"settings must be of {', '.join(SETTINGS)}, got {', '.join(unknown)}."
         )
     for name, value in settings.items():
         check_setting(name, value, rows=1)
-    return {name: default for name, (_, default) in SETTING_DEFAULTS.items()} | settings
+    return {name: setting.default for name, setting in SETTINGS.items()} | settings
 
 
 def _servable_module(
@@ -107,7 +106,7 @@ def _check(task: GPTCausalLM, folder: Path, defaults: dict[str, Any]) -> None:
         raise ExportError(f"the graph holds {'; '.join(bad_ops)}.")
     prompts = ["", "The", " a\n\nb", "caf\u00e9 \u4e2d"]
     knobs: dict[str, Any] = {
-        **{name: defaults[name] for name in ("top_k", "top_p", "min_p")},
+        **defaults,
         "max_new_tokens": VERIFY_TOKENS,
         "temperature": list(VERIFY_TEMPERATURES),
         "seed": list(VERIFY_SEEDS),

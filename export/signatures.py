@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from keras_gpt.generation import (
     FINISH_REASONS,
-    SETTING_DEFAULTS,
+    SETTINGS,
     GenerationSettings,
     TextGenerator,
 )
@@ -49,12 +49,12 @@ def _generate_signature(
     stop_ids = np.asarray(stop_token_ids, np.int32)
     reasons = np.asarray(FINISH_REASONS)
     specs = [
-        tf.TensorSpec([None], dtype, name=name)
-        for name, (dtype, _) in SETTING_DEFAULTS.items()
+        tf.TensorSpec([None], setting.dtype, name=name)
+        for name, setting in SETTINGS.items()
     ]
     default = {
-        name: tf.constant([defaults[name]], dtype)
-        for name, (dtype, _) in SETTING_DEFAULTS.items()
+        name: tf.constant([defaults[name]], setting.dtype)
+        for name, setting in SETTINGS.items()
     }
 
     # Defaults that are tensors are written into the SignatureDef.
@@ -62,15 +62,40 @@ def _generate_signature(
     def generate(
         text: tf.Tensor,
         max_new_tokens: tf.Tensor = default["max_new_tokens"],
+        min_new_tokens: tf.Tensor = default["min_new_tokens"],
+        repetition_penalty: tf.Tensor = default["repetition_penalty"],
+        presence_penalty: tf.Tensor = default["presence_penalty"],
+        frequency_penalty: tf.Tensor = default["frequency_penalty"],
+        no_repeat_ngram_size: tf.Tensor = default["no_repeat_ngram_size"],
         temperature: tf.Tensor = default["temperature"],
         top_k: tf.Tensor = default["top_k"],
         top_p: tf.Tensor = default["top_p"],
         min_p: tf.Tensor = default["min_p"],
+        typical_p: tf.Tensor = default["typical_p"],
+        epsilon_cutoff: tf.Tensor = default["epsilon_cutoff"],
+        eta_cutoff: tf.Tensor = default["eta_cutoff"],
         seed: tf.Tensor = default["seed"],
     ) -> dict[str, tf.Tensor]:
-        knobs = (max_new_tokens, temperature, top_k, top_p, min_p, seed)
+        settings = GenerationSettings(
+            max_new_tokens=max_new_tokens,
+            min_new_tokens=min_new_tokens,
+            repetition_penalty=repetition_penalty,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            no_repeat_ngram_size=no_repeat_ngram_size,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            typical_p=typical_p,
+            epsilon_cutoff=epsilon_cutoff,
+            eta_cutoff=eta_cutoff,
+            seed=seed,
+        )
         rows = tf.shape(text)
-        settings = GenerationSettings(*(tf.broadcast_to(knob, rows) for knob in knobs))
+        settings = GenerationSettings(
+            *(tf.broadcast_to(knob, rows) for knob in settings)
+        )
         result = generator(
             text, settings=settings, stop_token_ids=tf.constant(stop_ids)
         )

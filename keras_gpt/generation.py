@@ -7,6 +7,8 @@ serves every setting and the exported model runs what Python runs.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
@@ -14,11 +16,17 @@ import tensorflow as tf
 from keras_gpt.layers.kv_cache import KVCache
 from keras_gpt.sampling import beam_search
 from keras_gpt.sampling.beam_search import Beams, BeamSettings, BeamState
+from keras_gpt.sampling.logits_processors import (
+    BANNED_LOGIT,
+    History,
+    Penalties,
+    ban_early_stops,
+    penalize,
+)
 from keras_gpt.sampling.samplers import SamplingSettings, sample
 
 # Codes of `GeneratedTokens.finish_reason`, and their names in exported models.
 FINISH_REASONS = ("", "stop", "length", "prompt_too_long", "invalid_input")
-IMPOSSIBLE_LOGIT = -1e30  # far below any logit; finite, so that no NaN can arise
 UNFINISHED, STOP, LENGTH, PROMPT_TOO_LONG, INVALID_INPUT = range(5)
 
 
@@ -42,48 +50,99 @@ class GenerationSettings(NamedTuple):
 
     Attributes:
         max_new_tokens: int32 (B,). Also ended by the model's context.
+        min_new_tokens: int32 (B,). At least 0, like those below; see `Penalties` and
+            `SamplingSettings` for their meaning.
+        repetition_penalty: float32 (B,). Above 0; 1 is off.
+        presence_penalty: float32 (B,). Any finite number; 0 is off.
+        frequency_penalty: float32 (B,). Any finite number; 0 is off.
+        no_repeat_ngram_size: int32 (B,). At least 0; 0 is off.
         temperature: float32 (B,). At least 0; 0 is greedy.
         top_k: int32 (B,). At least 0; 0 is off.
         top_p: float32 (B,). In (0, 1]; 1 is off.
         min_p: float32 (B,). In [0, 1]; 0 is off.
+        typical_p: float32 (B,). In (0, 1]; 1 is off.
+        epsilon_cutoff: float32 (B,). In [0, 1); 0 is off.
+        eta_cutoff: float32 (B,). In [0, 1); 0 is off.
         seed: int64 (B,).
     """
 
     max_new_tokens: tf.Tensor
+    min_new_tokens: tf.Tensor
+    repetition_penalty: tf.Tensor
+    presence_penalty: tf.Tensor
+    frequency_penalty: tf.Tensor
+    no_repeat_ngram_size: tf.Tensor
     temperature: tf.Tensor
     top_k: tf.Tensor
     top_p: tf.Tensor
     min_p: tf.Tensor
+    typical_p: tf.Tensor
+    epsilon_cutoff: tf.Tensor
+    eta_cutoff: tf.Tensor
     seed: tf.Tensor
 
     @property
     def sampling(self) -> SamplingSettings:
         """The part that sampling reads."""
-        return SamplingSettings(*self[1:])
+        return SamplingSettings(
+            *(getattr(self, name) for name in SamplingSettings._fields)
+        )
+
+    @property
+    def penalties(self) -> Penalties:
+        """The part that penalties read."""
+        return Penalties(*(getattr(self, name) for name in Penalties._fields))
 
     @property
     def are_valid(self) -> tf.Tensor:
         """Bool (B,). Whether each row's settings are within their ranges."""
-        return (
-            (self.max_new_tokens >= 0)
-            & (self.temperature >= 0.0)
-            & tf.math.is_finite(self.temperature)
-            & (self.top_k >= 0)
-            & (self.top_p > 0.0)
-            & (self.top_p <= 1.0)
-            & (self.min_p >= 0.0)
-            & (self.min_p <= 1.0)
-        )
+        valid = [SETTINGS[name].holds(value) for name, value in self._asdict().items()]
+        return tf.reduce_all(tf.stack(valid), axis=0)
 
 
-# One entry per setting: dtype and the default that leaves it off.
-SETTING_DEFAULTS: dict[str, tuple[tf.DType, float]] = {
-    "max_new_tokens": (tf.int32, 64),
-    "temperature": (tf.float32, 1.0),
-    "top_k": (tf.int32, 0),
-    "top_p": (tf.float32, 1.0),
-    "min_p": (tf.float32, 0.0),
-    "seed": (tf.int64, 0),
+class Setting(NamedTuple):
+    """A field of `GenerationSettings`.
+
+    Attributes:
+        dtype: TensorFlow dtype.
+        default: number. Leaves the setting off.
+        rule: string. What its values must be, for messages.
+        holds: function from values, as tensor or array, to whether each is in range.
+    """
+
+    dtype: tf.DType
+    default: float
+    rule: str
+    holds: Callable[[Any], Any]
+
+
+def _is_finite(x: Any) -> Any:
+    return (x > -math.inf) & (x < math.inf)
+
+
+_COUNT = Setting(tf.int32, 0, "at least 0", lambda x: x >= 0)
+_SHARE = Setting(tf.float32, 1.0, "in (0, 1]", lambda x: (x > 0) & (x <= 1))
+_PENALTY = Setting(tf.float32, 0.0, "finite", _is_finite)
+_CUTOFF = Setting(tf.float32, 0.0, "in [0, 1)", lambda x: (x >= 0) & (x < 1))
+SETTINGS: dict[str, Setting] = {
+    "max_new_tokens": _COUNT._replace(default=64),
+    "min_new_tokens": _COUNT,
+    "repetition_penalty": Setting(
+        tf.float32, 1.0, "finite and above 0", lambda x: _is_finite(x) & (x > 0)
+    ),
+    "presence_penalty": _PENALTY,
+    "frequency_penalty": _PENALTY,
+    "no_repeat_ngram_size": _COUNT,
+    "temperature": Setting(
+        tf.float32, 1.0, "finite and at least 0", lambda x: _is_finite(x) & (x >= 0)
+    ),
+    "top_k": _COUNT,
+    "top_p": _SHARE,
+    "min_p": Setting(tf.float32, 0.0, "in [0, 1]", lambda x: (x >= 0) & (x <= 1)),
+    "typical_p": _SHARE,
+    "epsilon_cutoff": _CUTOFF,
+    "eta_cutoff": _CUTOFF,
+    "seed": Setting(tf.int64, 0, "an integer", lambda x: x == x),
 }
 
 
@@ -205,7 +264,14 @@ def generate_tokens(
         return (now.step < num_steps) & unfinished
 
     def step(*values: Any) -> _LoopState:
-        now = _sample_step(_LoopState(*values), settings, limits, stop_token_ids)
+        now = _sample_step(
+            _LoopState(*values),
+            settings,
+            prompt_ids=prompt_ids,
+            prompt_lengths=prompt_lengths,
+            limits=limits,
+            stop_token_ids=stop_token_ids,
+        )
         # The last token of a call is never fed back.
         logits, cache = tf.cond(
             is_running(*now),
@@ -286,15 +352,35 @@ def _prefill(
 def _sample_step(
     now: _LoopState,
     settings: GenerationSettings,
+    *,
+    prompt_ids: tf.Tensor,
+    prompt_lengths: tf.Tensor,
     limits: tf.Tensor,
     stop_token_ids: tf.Tensor,
 ) -> _LoopState:
     """Chooses a token in each running row and writes it down."""
-    chosen = sample(now.logits, settings=settings.sampling, step=now.step)
-    running = now.finish_reason == UNFINISHED
-    is_stop = tf.reduce_any(
-        chosen.token_ids[:, None] == stop_token_ids[None, :], axis=-1
+    penalties = settings.penalties
+    logits = tf.cond(
+        penalties.need_history,
+        lambda: penalize(
+            now.logits,
+            penalties=penalties,
+            history=_history(now, prompt_ids, prompt_lengths),
+        ),
+        lambda: now.logits,
     )
+    logits = ban_early_stops(
+        logits,
+        min_new_tokens=settings.min_new_tokens,
+        num_new_tokens=now.step,
+        stop_token_ids=stop_token_ids,
+    )
+    token_ids = sample(logits, settings=settings.sampling, step=now.step)
+    # Of the model's own distribution, before penalties and filters.
+    log_probs = tf.gather(now.logits, token_ids, batch_dims=1)
+    log_probs -= tf.reduce_logsumexp(now.logits, axis=-1)
+    running = now.finish_reason == UNFINISHED
+    is_stop = tf.reduce_any(token_ids[:, None] == stop_token_ids, axis=-1)
     written = running & ~is_stop
     num_tokens = now.num_tokens + tf.cast(written, tf.int32)
     finish_reason = tf.where(
@@ -306,10 +392,26 @@ def _sample_step(
     place = written[:, None] & column[None, :]
     return now._replace(
         step=now.step + 1,
-        token_ids=tf.where(place, chosen.token_ids[:, None], now.token_ids),
-        log_probs=tf.where(place, chosen.log_probs[:, None], now.log_probs),
+        token_ids=tf.where(place, token_ids[:, None], now.token_ids),
+        log_probs=tf.where(place, log_probs[:, None], now.log_probs),
         num_tokens=num_tokens,
         finish_reason=finish_reason,
+    )
+
+
+def _history(
+    now: _LoopState, prompt_ids: tf.Tensor, prompt_lengths: tf.Tensor
+) -> History:
+    """Joins each row's prompt and new tokens."""
+    width, num_steps = tf.shape(prompt_ids)[1], tf.shape(now.token_ids)[1]
+    places = tf.range(width + num_steps)[None, :]
+    beyond = tf.minimum(width + places - prompt_lengths[:, None], width + num_steps - 1)
+    is_prompt = places < prompt_lengths[:, None]
+    both = tf.concat([prompt_ids, now.token_ids], axis=1)
+    return History(
+        token_ids=tf.gather(both, tf.where(is_prompt, places, beyond), batch_dims=1),
+        lengths=prompt_lengths + now.num_tokens,
+        prompt_lengths=prompt_lengths,
     )
 
 
@@ -441,7 +543,7 @@ class _WithinVocabulary:
     def logits(self, hidden: tf.Tensor) -> tf.Tensor:
         logits = self._model.logits(hidden)
         ids = tf.range(tf.shape(logits)[-1])
-        return tf.where(ids < self._num_ids, logits, IMPOSSIBLE_LOGIT)
+        return tf.where(ids < self._num_ids, logits, BANNED_LOGIT)
 
 
 class TextGenerator:

@@ -16,14 +16,20 @@ from keras_gpt.sampling.beam_search import BeamSettings
 PROMPTS = ["The king", "", "a\n\nb said", "O", "my lord, what say you to the"]
 
 
-def settings_of(rows, *, max_new_tokens=8, temperature=0.0, seed=0):
+def settings_of(rows, *, max_new_tokens=8, temperature=0.0, seed=0, **knobs):
+    given = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "seed": seed,
+        **knobs,
+    }
     return GenerationSettings(
-        max_new_tokens=tf.fill([rows], max_new_tokens),
-        temperature=tf.fill([rows], np.float32(temperature)),
-        top_k=tf.fill([rows], 0),
-        top_p=tf.fill([rows], np.float32(1.0)),
-        min_p=tf.fill([rows], np.float32(0.0)),
-        seed=tf.fill([rows], tf.constant(seed, tf.int64)),
+        **{
+            name: tf.fill(
+                [rows], tf.constant(given.get(name, setting.default), setting.dtype)
+            )
+            for name, setting in generation.SETTINGS.items()
+        }
     )
 
 
@@ -225,6 +231,84 @@ def test_a_bad_row_fails_alone(causal_lm):
     assert reasons == ["length", "prompt_too_long", "invalid_input", "invalid_input"]
     assert mixed.generated_bytes[0] == good.generated_bytes[0]
     assert mixed.generated_bytes[1:].numpy().tolist() == [b"", b"", b""]
+
+
+def penalized_oracle(backbone, prompt, *, count, repetition, frequency, ngram, end_id):
+    """Greedy choice with penalties, a whole forward pass for each token."""
+    ids, new = list(prompt), []
+    for step in range(count):
+        hidden = backbone.forward(np.array([ids], np.int32)).hidden
+        logits = backbone.logits(hidden)[0, -1].numpy().copy()
+        for token in set(ids):
+            logits[token] *= 1 / repetition if logits[token] > 0 else repetition
+        for token in new:
+            logits[token] -= frequency
+        for place in range(len(ids) - ngram + 1):
+            if ngram and ids[place : place + ngram - 1] == ids[len(ids) - ngram + 1 :]:
+                logits[ids[place + ngram - 1]] = -np.inf
+        if step < 4:
+            logits[end_id] = -np.inf
+        ids.append(int(np.argmax(logits)))
+        new.append(ids[-1])
+        if new[-1] == end_id:
+            return new[:-1]
+    return new
+
+
+def test_penalties_in_ragged_rows_equal_an_uncached_oracle(causal_lm):
+    rng = np.random.default_rng(4)
+    lengths = [3, 9, 1, 6]
+    rows = [rng.integers(0, 300, n) for n in lengths]
+    prompts = np.zeros((4, 9), np.int32)
+    for row, ids in enumerate(rows):
+        prompts[row, : len(ids)] = ids
+    # The end is what greedy choice takes first, were it not for min_new_tokens.
+    end_id = greedy_oracle(causal_lm.backbone, rows[0], 1)[0]
+    given = {
+        "repetition_penalty": [1.0, 1.8, 0.9, 1.3],
+        "frequency_penalty": [0.0, 0.5, 2.0, 0.0],
+        "no_repeat_ngram_size": [2, 0, 3, 1],
+    }
+    got = causal_lm_on_ids(causal_lm).generate(
+        {"token_ids": prompts, "padding_mask": np.arange(9) < np.c_[lengths]},
+        max_length=64,
+        max_new_tokens=10,
+        min_new_tokens=4,
+        temperature=0.0,
+        stop_token_ids=[end_id],
+        strip_prompt=True,
+        **given,
+    )
+    repetition, frequency, ngram = given.values()
+    for row, ids in enumerate(rows):
+        expected = penalized_oracle(
+            causal_lm.backbone,
+            ids,
+            count=10,
+            repetition=repetition[row],
+            frequency=frequency[row],
+            ngram=ngram[row],
+            end_id=end_id,
+        )
+        assert got["token_ids"][row][got["padding_mask"][row]].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("min_new_tokens", -1, "min_new_tokens must be at least 0, got -1"),
+        ("repetition_penalty", 0.0, "repetition_penalty must be finite and above 0"),
+        ("presence_penalty", np.inf, "presence_penalty must be finite, got inf"),
+        ("frequency_penalty", np.nan, "frequency_penalty must be finite, got nan"),
+        ("no_repeat_ngram_size", 1.5, "no_repeat_ngram_size must be a whole number"),
+        ("typical_p", 0.0, r"typical_p must be in \(0, 1\], got 0.0"),
+        ("epsilon_cutoff", 1.0, r"epsilon_cutoff must be in \[0, 1\), got 1.0"),
+        ("eta_cutoff", -0.1, r"eta_cutoff must be in \[0, 1\), got -0.1"),
+    ],
+)
+def test_settings_out_of_range(causal_lm, name, value, message):
+    with pytest.raises(ValueError, match=message):
+        causal_lm.generate("The king", **{name: value})
 
 
 def search_oracle(backbone, prompt, *, num_beams, count):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from absl import flags as absl_flags
 
-from keras_gpt.tools import command, inputs
+from keras_gpt.tools import command, inputs, knobs
 
 DESCRIPTION = "writes a SavedModel that tensorflow alone runs"
 
@@ -27,20 +27,8 @@ def define_flags(flags: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_enum(
         "format", "saved_model", ["saved_model"], "What to write", flag_values=flags
     )
-    absl_flags.DEFINE_integer(
-        "max_new_tokens", 64, "Exported default: longest continuation, in tokens",
-        flag_values=flags,
-    )  # fmt: skip
-    absl_flags.DEFINE_float(
-        "temperature", 1.0, "Exported default; 0 is greedy", flag_values=flags
-    )
-    absl_flags.DEFINE_integer(
-        "top_k", 0, "Exported default; 0 keeps all tokens", flag_values=flags
-    )
-    absl_flags.DEFINE_float(
-        "top_p", 1.0, "Exported default; 1 keeps all tokens", flag_values=flags
-    )
-    absl_flags.DEFINE_integer("seed", 0, "Exported default", flag_values=flags)
+    # The settings are the exported defaults.
+    knobs.define(flags, seed=0, seed_meaning="Seed of the random numbers")
 
 
 def run(flags: absl_flags.FlagValues) -> None:
@@ -52,11 +40,7 @@ def run(flags: absl_flags.FlagValues) -> None:
         inputs.load_model(flags.model),
         flags.output,
         version=flags.version,
-        max_new_tokens=flags.max_new_tokens,
-        temperature=flags.temperature,
-        top_k=flags.top_k,
-        top_p=flags.top_p,
-        seed=flags.seed,
+        **knobs.values(flags),
     )
     print(f"{path} answers like the model, with tensorflow alone")
 

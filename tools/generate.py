@@ -6,7 +6,7 @@ import sys
 
 from absl import flags as absl_flags
 
-from keras_gpt.tools import command, inputs
+from keras_gpt.tools import command, inputs, knobs
 
 DESCRIPTION = "continues prompts"
 
@@ -23,22 +23,11 @@ def define_flags(flags: absl_flags.FlagValues) -> None:
         "prompt", [], "Text to continue; may be repeated. Without it, standard input",
         flag_values=flags,
     )  # fmt: skip
-    absl_flags.DEFINE_integer(
-        "max_new_tokens", 100, "Longest continuation, in tokens", flag_values=flags
+    knobs.define(
+        flags,
+        seed=None,
+        seed_meaning="Seed of the random numbers; optional, fresh without it",
     )
-    absl_flags.DEFINE_float(
-        "temperature", 1.0, "Divides the logits; 0 is greedy", flag_values=flags
-    )
-    absl_flags.DEFINE_integer(
-        "top_k", 0, "Likeliest tokens to keep; 0 keeps all", flag_values=flags
-    )
-    absl_flags.DEFINE_float(
-        "top_p", 1.0, "Share of probability to keep; 1 keeps all", flag_values=flags
-    )
-    absl_flags.DEFINE_integer(
-        "seed", None, "Seed of the random numbers; optional, fresh without it",
-        flag_values=flags,
-    )  # fmt: skip
     absl_flags.DEFINE_bool(
         "strip_prompt", False, "Whether to leave the prompt out", flag_values=flags
     )
@@ -51,12 +40,8 @@ def run(flags: absl_flags.FlagValues) -> None:
     texts = lm.generate(
         flags.prompt or [sys.stdin.read()],
         max_length=lm.backbone.config.max_sequence_length,
-        max_new_tokens=flags.max_new_tokens,
-        temperature=flags.temperature,
-        top_k=flags.top_k,
-        top_p=flags.top_p,
-        seed=flags.seed,
         strip_prompt=flags.strip_prompt,
+        **knobs.values(flags),
     )
     for text in texts:
         print(text)

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_gpt import generation, presets
-from keras_gpt.generation import GenerationSettings, TextGenerator
+from keras_gpt.generation import SETTINGS, GenerationSettings, TextGenerator
 from keras_gpt.models.backbone import GPTBackbone
 from keras_gpt.models.causal_lm_preprocessor import GPTCausalLMPreprocessor
 from keras_gpt.sampling import beam_search
@@ -22,13 +22,6 @@ _EARLY_STOPPING: dict[bool | str, int] = {
     False: beam_search.HEURISTIC,
     True: beam_search.WHEN_FULL,
     "never": beam_search.NEVER,
-}
-_SETTING_RULES = {
-    "max_new_tokens": ("at least 0", lambda x: x >= 0),
-    "temperature": ("finite and at least 0", lambda x: np.isfinite(x) & (x >= 0)),
-    "top_k": ("at least 0", lambda x: x >= 0),
-    "top_p": ("in (0, 1]", lambda x: (x > 0) & (x <= 1)),
-    "min_p": ("in [0, 1]", lambda x: (x >= 0) & (x <= 1)),
 }
 
 
@@ -137,6 +130,14 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
         top_k: int | Sequence[int] | None = None,
         top_p: float | Sequence[float] | None = None,
         min_p: float | Sequence[float] | None = None,
+        typical_p: float | Sequence[float] | None = None,
+        epsilon_cutoff: float | Sequence[float] | None = None,
+        eta_cutoff: float | Sequence[float] | None = None,
+        min_new_tokens: int | Sequence[int] | None = None,
+        repetition_penalty: float | Sequence[float] | None = None,
+        presence_penalty: float | Sequence[float] | None = None,
+        frequency_penalty: float | Sequence[float] | None = None,
+        no_repeat_ngram_size: int | Sequence[int] | None = None,
         seed: int | Sequence[int] | None = None,
         num_beams: int = 1,
         length_penalty: float | Sequence[float] = 1.0,
@@ -164,6 +165,22 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
             top_p: float in (0, 1]. Nucleus to keep; 1 is off. Defaults likewise to 1.
             min_p: float in [0, 1]. Least share of the likeliest token's probability;
                 0 is off. Defaults to 0.
+            typical_p: float in (0, 1]. Probability to keep of the tokens whose
+                surprise is nearest to the expected one; 1 is off. Defaults to 1.
+            epsilon_cutoff: float in [0, 1). Least probability of a token; 0 is off.
+                Defaults to 0.
+            eta_cutoff: float in [0, 1). As `epsilon_cutoff`, but lower where many
+                tokens are likely; 0 is off. Defaults to 0.
+            min_new_tokens: int, at least 0. The text does not stop before. Defaults
+                to 0.
+            repetition_penalty: float above 0. Makes tokens that the prompt or the
+                text holds less likely where above 1; 1 is off. Defaults to 1.
+            presence_penalty: float. Taken from the logits of tokens that the new text
+                holds. Defaults to 0.
+            frequency_penalty: float. Taken from them for each time that it holds
+                them. Defaults to 0.
+            no_repeat_ngram_size: int, at least 0. So many tokens in a row never occur
+                twice, the prompt included; 0 is off. Defaults to 0.
             seed: int. The same seed gives the same text for the same prompt.
                 Defaults to a fresh one for each prompt.
             num_beams: int. Above 1, the continuation is found by beam search, with
@@ -188,10 +205,18 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
         """
         knobs = {
             "max_new_tokens": max_new_tokens,
+            "min_new_tokens": min_new_tokens,
+            "repetition_penalty": repetition_penalty,
+            "presence_penalty": presence_penalty,
+            "frequency_penalty": frequency_penalty,
+            "no_repeat_ngram_size": no_repeat_ngram_size,
             "temperature": temperature,
             "top_k": top_k,
             "top_p": top_p,
             "min_p": min_p,
+            "typical_p": typical_p,
+            "epsilon_cutoff": epsilon_cutoff,
+            "eta_cutoff": eta_cutoff,
             "seed": seed,
         }
         beams = _BeamArguments(
@@ -378,19 +403,22 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
             max_length = self.preprocessor.sequence_length
         room = np.maximum(min(max_length or context, context) - lengths, 0)
         rows = len(lengths)
-        defaults = {"min_p": 0.0, **self._sampler_settings, "max_new_tokens": room}
-        values = {}
-        for name in generation.SETTING_DEFAULTS:
-            value = knobs[name]
-            if value is None:
-                value = defaults.get(name)
-            if value is None:
-                value = [secrets.randbits(63) for _ in range(rows)]
-            values[name] = check_setting(name, value, rows=rows)
+        defaults = {
+            **{name: setting.default for name, setting in SETTINGS.items()},
+            **self._sampler_settings,
+            "max_new_tokens": room,
+            "seed": [secrets.randbits(63) for _ in range(rows)],
+        }
+        values = {
+            name: check_setting(
+                name, defaults[name] if knobs[name] is None else knobs[name], rows=rows
+            )
+            for name in SETTINGS
+        }
         values["max_new_tokens"] = np.minimum(values["max_new_tokens"], room)
         return GenerationSettings(
             **{
-                name: tf.constant(value, generation.SETTING_DEFAULTS[name][0])
+                name: tf.constant(value, SETTINGS[name].dtype)
                 for name, value in values.items()
             }
         )
@@ -403,7 +431,7 @@ class _TracedFunctions:
     _INTEGERS = tf.TensorSpec([None], tf.int32)
     _REALS = tf.TensorSpec([None], tf.float32)
     _SETTINGS = GenerationSettings(
-        *(tf.TensorSpec([None], d) for d, _ in generation.SETTING_DEFAULTS.values())
+        *(tf.TensorSpec([None], s.dtype) for s in SETTINGS.values())
     )
 
     def __init__(self, generator: TextGenerator) -> None:
@@ -504,14 +532,14 @@ def check_setting(name: str, value: Any, *, rows: int) -> np.ndarray:
     """Returns a generation setting as one entry per row.
 
     Args:
-        name: string. A key of `keras_gpt.generation.SETTING_DEFAULTS`.
+        name: string. A key of `keras_gpt.generation.SETTINGS`.
         value: a number, or one per row.
         rows: int. Number of rows (B).
 
     Raises:
         ValueError: if the value has another shape or kind, or is out of range.
     """
-    dtype = generation.SETTING_DEFAULTS[name][0]
+    dtype, _, rule, holds = SETTINGS[name]
     array = np.asarray(value)
     if array.ndim > 1 or (array.ndim == 1 and array.shape[0] not in (1, rows)):
         raise ValueError(
@@ -520,7 +548,6 @@ def check_setting(name: str, value: Any, *, rows: int) -> np.ndarray:
     if array.dtype.kind not in ("iu" if dtype.is_integer else "iuf"):
         kind = "whole" if dtype.is_integer else "real"
         raise ValueError(f"{name} must be a {kind} number, got {value!r}.")
-    rule, holds = _SETTING_RULES.get(name, ("any integer", lambda x: x == x))
     if not np.all(holds(array)):
         raise ValueError(f"{name} must be {rule}, got {value!r}.")
     limit = np.iinfo(dtype.as_numpy_dtype).max if dtype.is_integer else None

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from keras_gpt.sampling import rng
+
+SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 class SamplingSettings(NamedTuple):
@@ -19,6 +22,12 @@ class SamplingSettings(NamedTuple):
             (Holtzman et al. 2020); 1 keeps all.
         min_p: float32 (B,). Keeps tokens of at least this share of the likeliest
             token's probability; 0 keeps all.
+        typical_p: float32 (B,). Keeps the tokens whose surprise is nearest to the
+            expected one, up to this probability (Meister et al. 2022); 1 keeps all.
+        epsilon_cutoff: float32 (B,). Keeps tokens of at least this probability
+            (Hewitt et al. 2022); 0 keeps all.
+        eta_cutoff: float32 (B,). As `epsilon_cutoff`, but less where the distribution
+            is flat: min(eta, sqrt(eta) * exp(-entropy)) (likewise); 0 keeps all.
         seed: int64 (B,). Seed of the row's random numbers.
     """
 
@@ -26,31 +35,20 @@ class SamplingSettings(NamedTuple):
     top_k: tf.Tensor
     top_p: tf.Tensor
     min_p: tf.Tensor
+    typical_p: tf.Tensor
+    epsilon_cutoff: tf.Tensor
+    eta_cutoff: tf.Tensor
     seed: tf.Tensor
-
-
-class SampledToken(NamedTuple):
-    """What sampling returns.
-
-    Attributes:
-        token_ids: int32 (B,).
-        log_probs: float32 (B,). Log-probability of the token under the model's own
-            distribution, before temperature and filters.
-    """
-
-    token_ids: tf.Tensor
-    log_probs: tf.Tensor
 
 
 def sample(
     logits: tf.Tensor, *, settings: SamplingSettings, step: tf.Tensor
-) -> SampledToken:
+) -> tf.Tensor:
     """Draws one token per row.
 
-    Filters apply in the order temperature, top-k, top-p, min-p, each to the
-    distribution that the one before left. The token is found by inverse CDF over
-    the kept tokens in order of falling probability, ties in order of rising id, so
-    it is a fixed function of (logits, settings, step).
+    The token is found by inverse CDF over the kept tokens in order of falling
+    probability, ties in order of rising id, so it is a fixed function of (logits,
+    settings, step).
 
     Args:
         logits: float32 (B, V).
@@ -58,22 +56,53 @@ def sample(
         step: int32 scalar. Number of tokens that the row has drawn before.
 
     Returns:
-        `SampledToken`.
+        int32 (B,). The token ids.
     """
     greedy = tf.argmax(logits, axis=-1, output_type=tf.int32)
     is_greedy = settings.temperature <= 0.0
-    token_ids = tf.cond(
-        tf.reduce_all(is_greedy),
-        lambda: greedy,
-        lambda: tf.where(is_greedy, greedy, _draw(logits, settings, step)),
-    )
-    chosen = tf.gather(logits, token_ids, batch_dims=1)
-    log_probs = chosen - tf.reduce_logsumexp(logits, axis=-1)
-    return SampledToken(token_ids, log_probs)
+
+    def draw() -> tf.Tensor:
+        kept = keep(logits, settings=settings)
+        cumulative = tf.cumsum(kept.weights, axis=-1)
+        target = rng.uniform(settings.seed, step)[:, None] * cumulative[:, -1:]
+        index = tf.reduce_sum(tf.cast(cumulative <= target, tf.int32), axis=-1)
+        # Rounding may carry the target to the sum of all.
+        ranks = tf.range(tf.shape(kept.weights)[-1])
+        last = tf.reduce_max(tf.where(kept.weights > 0.0, ranks, 0), axis=-1)
+        drawn = tf.gather(kept.token_ids, tf.minimum(index, last), batch_dims=1)
+        return tf.where(is_greedy, greedy, drawn)
+
+    return tf.cond(tf.reduce_all(is_greedy), lambda: greedy, draw)
 
 
-def _draw(logits: tf.Tensor, settings: SamplingSettings, step: tf.Tensor) -> tf.Tensor:
-    """Draws from the filtered distribution; greedy rows get some valid token."""
+class KeptTokens(NamedTuple):
+    """What the filters leave of the distribution.
+
+    Attributes:
+        token_ids: int32 (B, K). In order of falling probability.
+        weights: float32 (B, K). In proportion to their probabilities; 0 for tokens
+            that a filter took away.
+    """
+
+    token_ids: tf.Tensor
+    weights: tf.Tensor
+
+
+def keep(logits: tf.Tensor, *, settings: SamplingSettings) -> KeptTokens:
+    """Filters the distribution of each row.
+
+    The filters apply in transformers' order, that of the fields of
+    `SamplingSettings`, each to the distribution that the one before left. One token
+    is always left.
+
+    Args:
+        logits: float32 (B, V).
+        settings: `SamplingSettings` of B rows, within their ranges; a row with
+            temperature 0 is filtered as with 1.
+
+    Returns:
+        `KeptTokens`.
+    """
     temperature = tf.where(settings.temperature > 0.0, settings.temperature, 1.0)
     vocabulary_size = tf.shape(logits)[-1]
     top_k = tf.where(settings.top_k > 0, settings.top_k, vocabulary_size)
@@ -92,8 +121,62 @@ def _draw(logits: tf.Tensor, settings: SamplingSettings, step: tf.Tensor) -> tf.
     )
     likely = weights >= settings.min_p[:, None]  # the likeliest weight is 1
     weights = tf.where((nucleus & likely) | first, weights, 0.0)
-    cumulative = tf.cumsum(weights, axis=-1)
-    target = rng.uniform(settings.seed, step)[:, None] * cumulative[:, -1:]
-    index = tf.reduce_sum(tf.cast(cumulative <= target, tf.int32), axis=-1)
-    last = tf.reduce_sum(tf.cast(weights > 0.0, tf.int32), axis=-1) - 1
-    return tf.gather(ids, tf.minimum(index, last), batch_dims=1)
+    weights = tf.cond(
+        tf.reduce_any(
+            (settings.typical_p < 1.0)
+            | (settings.epsilon_cutoff > 0.0)
+            | (settings.eta_cutoff > 0.0)
+        ),
+        lambda: _keep_by_entropy(weights, settings),
+        lambda: weights,
+    )
+    return KeptTokens(ids, weights)
+
+
+def _keep_by_entropy(weights: tf.Tensor, settings: SamplingSettings) -> tf.Tensor:
+    weights = _keep_typical(weights, settings.typical_p)
+    probabilities = _normalized(weights)
+    weights = _keep_above(weights, probabilities, settings.epsilon_cutoff)
+    probabilities = _normalized(weights)
+    cutoff = tf.minimum(
+        settings.eta_cutoff,
+        tf.sqrt(settings.eta_cutoff) * tf.exp(-_entropy(probabilities)),
+    )
+    return _keep_above(weights, probabilities, cutoff)
+
+
+def _keep_typical(weights: tf.Tensor, typical_p: tf.Tensor) -> tf.Tensor:
+    """Keeps the tokens whose surprise is nearest to the entropy, up to a mass."""
+    probabilities = _normalized(weights)
+    surprise = -_log(probabilities)
+    distance = tf.abs(surprise - _entropy(probabilities)[:, None])
+    distance = tf.where(weights > 0.0, distance, tf.float32.max)
+    order = tf.argsort(distance, axis=-1, stable=True)
+    mass = tf.cumsum(tf.gather(probabilities, order, batch_dims=1), axis=-1)
+    last = tf.reduce_sum(tf.cast(mass < typical_p[:, None], tf.int32), axis=-1)
+    last = tf.minimum(last, tf.shape(weights)[-1] - 1)
+    farthest = tf.gather(distance, tf.gather(order, last, batch_dims=1), batch_dims=1)
+    is_on = (typical_p < 1.0)[:, None]
+    return tf.where(is_on & (distance > farthest[:, None]), 0.0, weights)
+
+
+def _keep_above(
+    weights: tf.Tensor, probabilities: tf.Tensor, cutoff: tf.Tensor
+) -> tf.Tensor:
+    """Keeps tokens of at least some probability (B,), and always the likeliest."""
+    likeliest = tf.reduce_max(weights, axis=-1, keepdims=True)
+    is_low = (probabilities < cutoff[:, None]) & (weights < likeliest)
+    return tf.where(is_low, 0.0, weights)
+
+
+def _normalized(weights: tf.Tensor) -> tf.Tensor:
+    return weights / tf.reduce_sum(weights, axis=-1, keepdims=True)
+
+
+def _entropy(probabilities: tf.Tensor) -> tf.Tensor:
+    """float32 (B,). In nats."""
+    return -tf.reduce_sum(probabilities * _log(probabilities), axis=-1)
+
+
+def _log(probabilities: tf.Tensor) -> tf.Tensor:
+    return tf.math.log(tf.maximum(probabilities, SMALLEST))

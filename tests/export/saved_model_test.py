@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_gpt.export import ExportError, export_saved_model, verify
 from keras_gpt.export.run_saved_model import signature_defaults
+from keras_gpt.generation import SETTINGS
 
 PROMPTS = ["The king", "", "O my\n\nlord", "caf\u00e9 \u4e2d\u6587"]
 
@@ -24,6 +25,8 @@ def exported(causal_lm, tmp_path_factory):
 def test_fresh_process_answers_like_generate(causal_lm, exported):
     knobs = {"temperature": [0.0, 1.0, 0.7, 1.0], "seed": [1, 2, 3, 4]}
     knobs |= {"top_k": [0, 5, 0, 0], "top_p": [1.0, 1.0, 0.8, 1.0]}
+    knobs |= {"repetition_penalty": [1.4, 1.0, 1.0, 0.9], "typical_p": [0.9] * 4}
+    knobs |= {"no_repeat_ngram_size": [0, 2, 0, 1], "min_new_tokens": [3] * 4}
     calls = [
         {"signature": "generate", "inputs": {"text": PROMPTS, **knobs}},
         {"signature": "serving_default", "inputs": {"text": PROMPTS}},
@@ -82,11 +85,9 @@ def test_bad_rows_come_back_with_their_reason(signature):
 def test_defaults_are_in_the_signature(exported):
     defaults = signature_defaults(exported)["generate"]
     assert {name: value.numpy().tolist() for name, value in defaults.items()} == {
+        **{name: [setting.default] for name, setting in SETTINGS.items()},
         "max_new_tokens": [7],
         "temperature": [0.5],
-        "top_k": [0],
-        "top_p": [1.0],
-        "min_p": [0.0],
         "seed": [9],
     }
 

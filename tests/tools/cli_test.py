@@ -14,7 +14,8 @@ import pytest
 from absl import flags as absl_flags
 
 from keras_gpt.config import GPTConfig
-from keras_gpt.tools import cli, demo, pretrain
+from keras_gpt.generation import SETTINGS
+from keras_gpt.tools import cli, demo, knobs, pretrain
 from keras_gpt.tools.benchmarks import train as train_benchmark
 from keras_gpt.training import PretrainConfig
 
@@ -383,3 +384,9 @@ def test_benchmark_train_says_that_torch_is_absent(monkeypatch, capsys):
     output = capsys.readouterr().out
     assert "torch is not installed" in output and "ratio" not in output
     assert "123 tokens/s" in output and "torch eager" not in output
+
+
+def test_generate_and_export_have_a_flag_for_every_setting():
+    assert {*knobs.INTEGERS, *knobs.NUMBERS, "seed"} == set(SETTINGS)
+    for name, (default, _) in {**knobs.INTEGERS, **knobs.NUMBERS}.items():
+        assert default == SETTINGS[name].default

@@ -1,0 +1,157 @@
+"""Penalties and filters against transformers' own, and against plain Python."""
+
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_gpt.generation import SETTINGS, GenerationSettings
+from keras_gpt.sampling import History, keep, penalize
+from keras_gpt.sampling.logits_processors import BANNED_LOGIT, ban_early_stops
+
+GOLDEN = dict(
+    np.load(pathlib.Path(__file__).parents[1] / "testdata" / "processors.npz")
+)
+LOGITS, TOKEN_IDS = GOLDEN.pop("logits"), GOLDEN.pop("token_ids")
+PROMPT_LENGTH, STOP_ID = 6, 4  # of make_processors.py
+
+
+ROWS = len(LOGITS)
+
+
+def settings_of(rows=ROWS, **given):
+    """Each setting one value, or one for each row."""
+    return GenerationSettings(
+        **{
+            name: tf.constant(
+                np.broadcast_to(given.get(name, setting.default), [rows]), setting.dtype
+            )
+            for name, setting in SETTINGS.items()
+        }
+    )
+
+
+def history_of(token_ids, *, lengths=None, prompt_lengths=PROMPT_LENGTH):
+    rows, width = token_ids.shape
+    lengths = np.full(rows, width) if lengths is None else lengths
+    return History(
+        token_ids=tf.constant(token_ids),
+        lengths=tf.constant(lengths, tf.int32),
+        prompt_lengths=tf.constant(np.broadcast_to(prompt_lengths, rows), tf.int32),
+    )
+
+
+def processed(logits, settings, history):
+    logits = penalize(
+        tf.constant(logits), penalties=settings.penalties, history=history
+    )
+    return ban_early_stops(
+        logits,
+        min_new_tokens=settings.min_new_tokens,
+        num_new_tokens=history.lengths - history.prompt_lengths,
+        stop_token_ids=tf.constant([STOP_ID]),
+    )
+
+
+def distribution(logits, settings):
+    """What is left, as probabilities by id (B, V)."""
+    kept = keep(tf.constant(logits), settings=settings.sampling)
+    weights = np.zeros(logits.shape)
+    np.put_along_axis(weights, kept.token_ids.numpy(), kept.weights.numpy(), axis=1)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("case", GOLDEN)
+def test_each_processor_and_chain_is_transformers_own(case):
+    given = {
+        name: type(SETTINGS[name].default)(float(value))
+        for name, value in (pair.split("=") for pair in case.split(","))
+    }
+    settings = settings_of(**given)
+    logits = processed(LOGITS, settings, history_of(TOKEN_IDS)).numpy()
+    expected = GOLDEN[case].astype(np.float64)
+    if set(given) <= {"repetition_penalty", "no_repeat_ngram_size", "min_new_tokens"}:
+        logits = np.where(logits == BANNED_LOGIT, -np.inf, logits)
+        np.testing.assert_allclose(logits, expected, rtol=1e-6)
+    weights = np.exp(expected - expected.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(
+        distribution(logits, settings),
+        weights / weights.sum(axis=1, keepdims=True),
+        atol=1e-6,
+    )
+
+
+def test_every_knob_has_a_golden_case():
+    named = {pair.split("=")[0] for case in GOLDEN for pair in case.split(",")}
+    lacking = {"presence_penalty", "frequency_penalty", "max_new_tokens", "seed"}
+    assert named | lacking == set(SETTINGS)
+
+
+def oracle(logits, text, prompt_length, *, repetition, presence, frequency, ngram):
+    """The penalties of one row, written for reading."""
+    logits = [float(logit) for logit in logits]
+    for token in set(text):
+        factor = 1 / repetition if logits[token] > 0 else repetition
+        logits[token] *= factor
+    for token in set(text[prompt_length:]):
+        logits[token] -= presence + frequency * text[prompt_length:].count(token)
+    if ngram:
+        end = text[len(text) - ngram + 1 :] if ngram > 1 else []
+        for place in range(len(text) - ngram + 1):
+            if text[place : place + ngram - 1] == end:
+                logits[text[place + ngram - 1]] = BANNED_LOGIT
+    return logits
+
+
+def test_rows_of_their_own_lengths_and_penalties():
+    generator = np.random.default_rng(3)
+    rows, width = 200, 20
+    token_ids = generator.integers(0, 6, (rows, width)).astype(np.int32)
+    prompt_lengths = generator.integers(1, 10, rows)
+    lengths = prompt_lengths + generator.integers(0, 10, rows)
+    logits = generator.normal(size=(rows, 9)).astype(np.float32)
+    given = {
+        "repetition_penalty": generator.choice([1.0, 1.5, 0.5], rows),
+        "presence_penalty": generator.choice([0.0, 0.7, -0.4], rows),
+        "frequency_penalty": generator.choice([0.0, 0.3, -0.2], rows),
+        "no_repeat_ngram_size": generator.integers(0, 5, rows),
+    }
+    got = penalize(
+        tf.constant(logits),
+        penalties=settings_of(rows, **given).penalties,
+        history=history_of(token_ids, lengths=lengths, prompt_lengths=prompt_lengths),
+    )
+    names = {"repetition": "repetition_penalty", "presence": "presence_penalty"}
+    names |= {"frequency": "frequency_penalty", "ngram": "no_repeat_ngram_size"}
+    for row in range(rows):
+        expected = oracle(
+            logits[row],
+            token_ids[row, : lengths[row]].tolist(),
+            prompt_lengths[row],
+            **{short: given[name][row] for short, name in names.items()},
+        )
+        np.testing.assert_allclose(got[row], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_filters_of_neighbours_do_not_touch_a_row():
+    settings = settings_of(
+        typical_p=np.where(np.arange(len(LOGITS)) % 3 == 0, 0.3, 1.0),
+        epsilon_cutoff=np.where(np.arange(len(LOGITS)) % 3 == 1, 0.1, 0.0),
+    )
+    got = distribution(LOGITS, settings)
+    plain = distribution(LOGITS, settings_of())
+    np.testing.assert_array_equal(got[2::3], plain[2::3])
+    assert ((got[:2] > 0).sum(axis=1) < (plain[:2] > 0).sum(axis=1)).all()
+
+
+def test_one_token_is_always_left():
+    flat = np.zeros([2, 50], np.float32)
+    for given in (
+        {"typical_p": 1e-6},
+        {"epsilon_cutoff": 0.999},
+        {"eta_cutoff": 0.999},
+        {"min_p": 1.0, "top_p": 1e-6, "top_k": 1, "typical_p": 1e-6},
+    ):
+        left = distribution(flat, settings_of(2, **given))
+        assert np.isfinite(left).all() and (left.sum(axis=1) > 0.999).all()
