@@ -17,7 +17,11 @@ from keras_gpt.checkpoints.safetensors_files import (
     TensorToWrite,
     write_safetensors,
 )
-from keras_gpt.checkpoints.tensors import RenamedTensors, without_tied_head
+from keras_gpt.checkpoints.tensors import (
+    TORCH_HEAD,
+    RenamedTensors,
+    without_tied_head,
+)
 from keras_gpt.checkpoints.weight_names import Weight, weights_of
 from keras_gpt.config import GPTConfig
 from keras_gpt.tokenizer import GPT1Tokenizer, GPTTokenizer
@@ -32,6 +36,7 @@ class Architecture(NamedTuple):
 
     Attributes:
         naming: string. A key of `weight_names.NAMINGS`.
+        table: string. Name of the token table.
         model_class: string. transformers' class with the output projection.
         activation_key: string. Key of the activation in config.json.
         activations: dict. Our activation of each of its activations; the first of
@@ -41,6 +46,7 @@ class Architecture(NamedTuple):
     """
 
     naming: str
+    table: str
     model_class: str
     activation_key: str
     activations: dict[str, str]
@@ -51,6 +57,7 @@ class Architecture(NamedTuple):
 ARCHITECTURES = {
     "gpt2": Architecture(
         naming="gpt2",
+        table="transformer.wte.weight",
         model_class="GPT2LMHeadModel",
         activation_key="activation_function",
         activations={
@@ -65,6 +72,7 @@ ARCHITECTURES = {
     ),
     "openai-gpt": Architecture(
         naming="gpt1",
+        table="transformer.tokens_embed.weight",
         model_class="OpenAIGPTLMHeadModel",
         activation_key="afn",
         # Its "gelu" is the tanh form.
@@ -132,6 +140,7 @@ HARMLESS = frozenset(
     transformers_version transformers_weights typical_p use_bfloat16 use_cache
     """.split()
 )
+_PREFIX = "transformer."
 # Buffers of older versions: the causal mask, its fill value, and 0, 1, 2 and so on.
 _BUFFER = re.compile(r"(transformer\.)?(h\.\d+\.attn\.(bias|masked_bias)|position_ids)")
 
@@ -160,7 +169,9 @@ def open_huggingface(folder: Path) -> Checkpoint:
     _refuse_pickles(folder)
     tensors = _named_tensors(SafetensorsFolder(folder))
     if config.tie_embeddings:
-        tensors = without_tied_head(tensors, location=str(folder))
+        tensors = without_tied_head(
+            tensors, table=architecture.table, location=str(folder)
+        )
     return Checkpoint(
         location=str(folder),
         config=config,
@@ -353,13 +364,16 @@ def _refuse_pickles(folder: Path) -> None:
 
 def _named_tensors(tensors: SafetensorsFolder) -> RenamedTensors:
     """Returns the weights by the names of a model with its head, without buffers."""
-    names = {}
-    for stored in tensors.shapes:
-        if _BUFFER.fullmatch(stored):
-            continue
-        is_full = stored.startswith(("transformer.", "lm_head."))
-        names[stored if is_full else f"transformer.{stored}"] = stored
-    return RenamedTensors(tensors, names)
+    stored = [name for name in tensors.shapes if not _BUFFER.fullmatch(name)]
+    # A model saved without its head has no prefix.
+    has_prefix = any(name.startswith(_PREFIX) for name in stored)
+    return RenamedTensors(
+        tensors,
+        {
+            name if has_prefix or name == TORCH_HEAD else _PREFIX + name: name
+            for name in stored
+        },
+    )
 
 
 def open_huggingface_tokenizer(

@@ -55,7 +55,11 @@ def open_nanogpt(path: Path) -> Checkpoint:
         location=str(path),
         config=_read_config(arguments, path),
         naming="nanogpt",
-        tensors=without_tied_head(RenamedTensors(tensors, names), location=str(path)),
+        tensors=without_tied_head(
+            RenamedTensors(tensors, names),
+            table="transformer.wte.weight",
+            location=str(path),
+        ),
         tokenizer=lambda: GPTTokenizer.from_huggingface_files(path.parent),
     )
 

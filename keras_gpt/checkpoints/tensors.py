@@ -7,9 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-# Names of a second copy of a tied table, and of the table, in torch's formats.
 TORCH_HEAD = "lm_head.weight"
-TORCH_TABLES = ("transformer.wte.weight", "transformer.tokens_embed.weight")
 
 
 class Tensors(Protocol):
@@ -52,27 +50,31 @@ class RenamedTensors:
         return self.stored.read(self.names[name])
 
 
-def without_tied_head(tensors: RenamedTensors, *, location: str) -> RenamedTensors:
+def without_tied_head(
+    tensors: RenamedTensors, *, table: str, location: str
+) -> RenamedTensors:
     """Returns the weights of a network with tied embeddings, each once.
 
-    Formats of torch may hold the shared table a second time, as the head.
+    Formats of torch may hold the shared table a second time, as the head, or under
+    the head's name alone.
 
     Args:
-        tensors: `RenamedTensors`, by the names of GPT-2 or GPT-1.
+        tensors: `RenamedTensors`.
+        table: string. Name of the table.
         location: string. For messages.
 
     Raises:
         ValueError: if the head is there and differs from the table.
     """
     names = dict(tensors.names)
-    if names.pop(TORCH_HEAD, None) is None:
+    head = names.pop(TORCH_HEAD, None)
+    if head is None:
         return tensors
-    for table in TORCH_TABLES:
-        if table in names and not np.array_equal(
-            tensors.read(TORCH_HEAD), tensors.read(table)
-        ):
-            raise ValueError(
-                f"{location}: {TORCH_HEAD} must equal {table}, since the config ties "
-                "them, but differs."
-            )
+    if table not in names:
+        names[table] = head
+    elif not np.array_equal(tensors.read(TORCH_HEAD), tensors.read(table)):
+        raise ValueError(
+            f"{location}: {TORCH_HEAD} must equal {table}, since the config ties them, "
+            "but differs."
+        )
     return RenamedTensors(tensors.stored, names)

@@ -325,6 +325,30 @@ def test_names_without_prefix_and_buffers_and_a_tied_copy_are_understood(tmp_pat
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("case", ["gpt2", "gpt1"])
+def test_a_tied_table_may_stand_under_the_heads_name_alone(case, tmp_path):
+    folder = copy(case, tmp_path)
+    table = {"gpt2": "wte", "gpt1": "tokens_embed"}[case]
+
+    def rename(tensors):
+        tensors["lm_head.weight"] = tensors.pop(f"transformer.{table}.weight")
+
+    damage(folder, rename)
+    np.testing.assert_array_equal(
+        GPTBackbone.from_preset(folder).token_embedding.embeddings,
+        model(case).backbone.token_embedding.embeddings,
+    )
+
+
+def test_heads_of_other_tasks_are_named_as_in_the_file(tmp_path):
+    folder = copy("gpt2", tmp_path)
+    damage(folder, lambda tensors: tensors.update({"score.weight": np.ones((3, 16))}))
+    with pytest.raises(
+        ValueError, match=r"1 differ:\n  unknown: score\.weight \(3, 16"
+    ):
+        GPTBackbone.from_preset(folder)
+
+
 @pytest.mark.parametrize("size", [0, 4, 100, 5000, -1])
 def test_truncated_files(size, tmp_path):
     folder = copy("gpt1", tmp_path)
