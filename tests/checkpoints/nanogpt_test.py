@@ -66,6 +66,13 @@ def test_compiled_models_and_older_buffers(write, torch, golden_gelu):
     golden_gelu.check(GPTBackbone.from_preset(write(model, model_args=arguments)))
 
 
+def test_files_of_old_versions_of_torch(write, torch, golden_gelu):
+    path = write()
+    content = torch.load(path, weights_only=True)
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    golden_gelu.check(GPTBackbone.from_preset(path))
+
+
 def test_without_biases(write, torch, golden_gelu):
     model = {
         name: value
