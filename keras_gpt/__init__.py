@@ -37,6 +37,7 @@ _SUBPACKAGES = (
     "export",
     "generation",
     "sampling",
+    "scoring",
     "tools",
     "training",
     "transformers",

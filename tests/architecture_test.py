@@ -26,6 +26,7 @@ _LIBRARY = _MODELS_AND_BELOW | {
     "presets",
     "quiet",
     "sampling",
+    "scoring",
     "training",
     "transformers",
     "zero_copy",
@@ -41,8 +42,12 @@ ALLOWED: dict[str, set[str]] = {
     "layers": {"config", "zero_copy"},
     "data": {"config", "tokenizer"},
     # A task generates, so models sees generation, which knows no model.
+    "scoring": set(),
     "generation": {"config", "layers", "sampling", "tokenizer"},
-    "models": {"config", "generation", "layers", "presets", "sampling", "tokenizer"},
+    "models": {
+        *("config", "generation", "layers", "presets", "sampling", "scoring"),
+        "tokenizer",
+    },
     "training": _MODELS_AND_BELOW | {"data"},
     "checkpoints": _MODELS_AND_BELOW | {"presets", "zero_copy"},
     "transformers": _MODELS_AND_BELOW,

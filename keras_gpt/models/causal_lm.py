@@ -17,6 +17,7 @@ from keras_gpt.models.backbone import GPTBackbone
 from keras_gpt.models.causal_lm_preprocessor import GPTCausalLMPreprocessor
 from keras_gpt.sampling import beam_search
 from keras_gpt.sampling.beam_search import BeamSettings
+from keras_gpt.scoring import TextScore, score_tokens
 
 _EARLY_STOPPING: dict[bool | str, int] = {
     False: beam_search.HEURISTIC,
@@ -244,6 +245,48 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
         ]
         return texts[0] if is_scalar else texts
 
+    def score(self, inputs: Any) -> Any:
+        """Measures how likely texts are, in one forward pass a batch.
+
+        Args:
+            inputs: string, list or string tensor, or a `tf.data.Dataset` of batches
+                of strings. Texts of no tokens have a total of 0.
+
+        Returns:
+            A `keras_gpt.scoring.TextScore` for a string, else a list of them in
+            order: token ids and their log-probabilities in nats, of the first token
+            after the end-of-text token.
+
+        Raises:
+            ValueError: if a text is not UTF-8 or longer than the context, or the
+                model has no preprocessor.
+        """
+        batches, is_scalar = _string_batches(inputs)
+        scores = [score for batch in batches for score in self._score_batch(batch)]
+        return scores[0] if is_scalar else scores
+
+    def _score_batch(self, texts: tf.Tensor) -> list[TextScore]:
+        traced = self._traced_functions()
+        rows = traced.tokenize(texts)
+        lengths = rows.row_lengths().numpy()
+        context = self.backbone.config.max_sequence_length
+        for row, length in enumerate(lengths):
+            if length > context:
+                raise ValueError(
+                    f"a text must be no longer than the context of {context} tokens, "
+                    f"got {length} tokens in text {row}."
+                )
+        for row, data in enumerate(texts.numpy()):
+            _check_utf8(data, row)
+        token_ids = rows.to_tensor()
+        log_probs = traced.score(token_ids).numpy()
+        return [
+            TextScore(ids[:length], found[:length], float(found[:length].sum()))
+            for ids, found, length in zip(
+                token_ids.numpy(), log_probs, lengths, strict=True
+            )
+        ]
+
     def _generate_text(
         self,
         prompts: tf.Tensor,
@@ -449,7 +492,19 @@ class _TracedFunctions:
         def count(text: Any) -> Any:
             return generator.prompt_tokens(text).row_lengths()
 
+        @tf.function(input_signature=[self._TEXT], autograph=False)
+        def tokenize(text: Any) -> Any:
+            return generator.tokenizer.tokenize(text)
+
+        @tf.function(
+            input_signature=[tf.TensorSpec([None, None], tf.int32)], autograph=False
+        )
+        def score(token_ids: Any) -> Any:
+            start_id = generator.tokenizer.end_token_id or 0
+            return score_tokens(generator.model, token_ids, start_id=start_id)
+
         self.generate, self.count = generate, count
+        self.tokenize, self.score = tokenize, score
 
     def search(self, num_beams: int) -> Any:
         """Returns the beam search of some width, which sets shapes of its graph."""
@@ -554,6 +609,15 @@ def check_setting(name: str, value: Any, *, rows: int) -> np.ndarray:
     if limit is not None and np.any(array > limit):
         raise ValueError(f"{name} must be at most {limit}, got {value!r}.")
     return np.broadcast_to(array, [rows])
+
+
+def _check_utf8(data: bytes, row: int) -> None:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"inputs must be valid UTF-8, got {data!r} in text {row}."
+        ) from error
 
 
 def _string_batches(inputs: Any) -> tuple[Iterable[tf.Tensor], bool]:
