@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import keras_nlp
@@ -15,15 +15,15 @@ from keras_gpt import generation, presets
 from keras_gpt.generation import SETTINGS, GenerationSettings, TextGenerator
 from keras_gpt.models.backbone import GPTBackbone
 from keras_gpt.models.causal_lm_preprocessor import GPTCausalLMPreprocessor
-from keras_gpt.sampling import beam_search
-from keras_gpt.sampling.beam_search import BeamSettings
-from keras_gpt.scoring import TextScore, score_tokens
-
-_EARLY_STOPPING: dict[bool | str, int] = {
-    False: beam_search.HEURISTIC,
-    True: beam_search.WHEN_FULL,
-    "never": beam_search.NEVER,
-}
+from keras_gpt.models.generate_arguments import (
+    BeamArguments,
+    check_setting,
+    check_utf8,
+    settings_of_sampler,
+    string_batches,
+)
+from keras_gpt.models.traced_functions import TracedFunctions
+from keras_gpt.scoring import TextScore
 
 
 @keras.saving.register_keras_serializable(package="keras_gpt")
@@ -58,7 +58,7 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
         inputs = backbone.input
         outputs = backbone.token_embedding(backbone(inputs), reverse=True)
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
-        self._traced: tuple[Any, _TracedFunctions] | None = None
+        self._traced: tuple[Any, TracedFunctions] | None = None
 
     @classmethod
     def from_preset(
@@ -117,7 +117,7 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
             sampler=sampler,
             **kwargs,
         )
-        self._sampler_settings = _settings_of_sampler(self.sampler)
+        self._sampler_settings = settings_of_sampler(self.sampler)
 
     def generate(
         self,
@@ -220,7 +220,7 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
             "eta_cutoff": eta_cutoff,
             "seed": seed,
         }
-        beams = _BeamArguments(
+        beams = BeamArguments(
             num_beams, length_penalty, early_stopping, num_return_sequences
         )
         beams.check(knobs)
@@ -235,7 +235,7 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
             return self._generate_ids(
                 inputs, max_length, stop_ids, strip_prompt, knobs, beams
             )
-        batches, is_scalar = _string_batches(inputs)
+        batches, is_scalar = string_batches(inputs)
         texts = [
             text
             for batch in batches
@@ -261,7 +261,7 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
             ValueError: if a text is not UTF-8 or longer than the context, or the
                 model has no preprocessor.
         """
-        batches, is_scalar = _string_batches(inputs)
+        batches, is_scalar = string_batches(inputs)
         scores = [score for batch in batches for score in self._score_batch(batch)]
         return scores[0] if is_scalar else scores
 
@@ -277,7 +277,7 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
                     f"got {length} tokens in text {row}."
                 )
         for row, data in enumerate(texts.numpy()):
-            _check_utf8(data, row)
+            check_utf8(data, row)
         token_ids = rows.to_tensor()
         log_probs = traced.score(token_ids).numpy()
         return [
@@ -294,7 +294,7 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
         stop_ids: tf.Tensor,
         strip_prompt: bool,
         knobs: dict[str, Any],
-        beams: _BeamArguments,
+        beams: BeamArguments,
     ) -> list[Any]:
         traced = self._traced_functions()
         lengths = traced.count(prompts).numpy()
@@ -332,7 +332,7 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
         stop_ids: tf.Tensor,
         strip_prompt: bool,
         knobs: dict[str, Any],
-        beams: _BeamArguments,
+        beams: BeamArguments,
     ) -> dict[str, np.ndarray]:
         ids = np.asarray(inputs["token_ids"], np.int32)
         lengths = np.asarray(inputs["padding_mask"], bool).sum(axis=-1)
@@ -385,13 +385,13 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
             outputs["padding_mask"][index, : len(row)] = True
         return outputs
 
-    def _traced_functions(self) -> _TracedFunctions:
+    def _traced_functions(self) -> TracedFunctions:
         """Returns the traced functions of `generate`, made once per network."""
         # LoRA and quantization change the variables, hence the graph.
         variables = tuple(id(variable) for variable in self.backbone.variables)
         key = (variables, id(self.preprocessor))
         if self._traced is None or self._traced[0] != key:
-            self._traced = (key, _TracedFunctions(self.text_generator()))
+            self._traced = (key, TracedFunctions(self.text_generator()))
         return self._traced[1]
 
     def text_generator(self) -> TextGenerator:
@@ -465,188 +465,3 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
                 for name, value in values.items()
             }
         )
-
-
-class _TracedFunctions:
-    """What `generate` runs from strings: each traced once, whatever the settings."""
-
-    _TEXT = tf.TensorSpec([None], tf.string)
-    _INTEGERS = tf.TensorSpec([None], tf.int32)
-    _REALS = tf.TensorSpec([None], tf.float32)
-    _SETTINGS = GenerationSettings(
-        *(tf.TensorSpec([None], s.dtype) for s in SETTINGS.values())
-    )
-
-    def __init__(self, generator: TextGenerator) -> None:
-        self._generator = generator
-        self._searches: dict[int, Any] = {}
-
-        @tf.function(
-            input_signature=[self._TEXT, self._SETTINGS, self._INTEGERS],
-            autograph=False,
-        )
-        def generate(text: Any, settings: Any, stop_ids: Any) -> Any:
-            return generator(text, settings=settings, stop_token_ids=stop_ids)
-
-        @tf.function(input_signature=[self._TEXT], autograph=False)
-        def count(text: Any) -> Any:
-            return generator.prompt_tokens(text).row_lengths()
-
-        @tf.function(input_signature=[self._TEXT], autograph=False)
-        def tokenize(text: Any) -> Any:
-            return generator.tokenizer.tokenize(text)
-
-        @tf.function(
-            input_signature=[tf.TensorSpec([None, None], tf.int32)], autograph=False
-        )
-        def score(token_ids: Any) -> Any:
-            start_id = generator.tokenizer.end_token_id or 0
-            return score_tokens(generator.model, token_ids, start_id=start_id)
-
-        self.generate, self.count = generate, count
-        self.tokenize, self.score = tokenize, score
-
-    def search(self, num_beams: int) -> Any:
-        """Returns the beam search of some width, which sets shapes of its graph."""
-        if num_beams in self._searches:
-            return self._searches[num_beams]
-        generator = self._generator
-
-        @tf.function(
-            input_signature=[
-                self._TEXT,
-                self._INTEGERS,
-                BeamSettings(self._REALS, self._INTEGERS),
-                self._INTEGERS,
-            ],
-            autograph=False,
-        )
-        def search(text: Any, max_new: Any, settings: Any, stop_ids: Any) -> Any:
-            return generator.search(
-                text,
-                max_new_tokens=max_new,
-                settings=settings,
-                stop_token_ids=stop_ids,
-                num_beams=num_beams,
-            )
-
-        self._searches[num_beams] = search
-        return search
-
-
-class _BeamArguments(NamedTuple):
-    """The arguments of `generate` that are about beams."""
-
-    num_beams: int
-    length_penalty: float | Sequence[float]
-    early_stopping: bool | str
-    num_return_sequences: int
-
-    def check(self, knobs: dict[str, Any]) -> None:
-        """Raises `ValueError` for values out of range, or that do not go together."""
-        for name in ("num_beams", "num_return_sequences"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, got {value!r}.")
-        if self.num_return_sequences > self.num_beams:
-            raise ValueError(
-                f"num_return_sequences must be at most num_beams, {self.num_beams}, "
-                f"got {self.num_return_sequences}."
-            )
-        if self.early_stopping not in (True, False, "never"):
-            raise ValueError(
-                "early_stopping must be True, False or 'never', "
-                f"got {self.early_stopping!r}."
-            )
-        given = [n for n in knobs if n != "max_new_tokens" and knobs[n] is not None]
-        if self.num_beams > 1 and given:
-            raise ValueError(
-                f"{', '.join(given)} must be None with num_beams={self.num_beams}, "
-                "since beam search does not draw."
-            )
-
-    def settings(self, rows: int) -> BeamSettings:
-        """Returns the settings of each row."""
-        penalty = np.asarray(self.length_penalty, np.float32)
-        if penalty.ndim > 1 or penalty.size not in (1, rows):
-            raise ValueError(
-                f"length_penalty must be one value or one per prompt ({rows}), "
-                f"got {self.length_penalty!r}."
-            )
-        if not np.isfinite(penalty).all():
-            raise ValueError(
-                f"length_penalty must be finite, got {self.length_penalty!r}."
-            )
-        return BeamSettings(
-            length_penalty=tf.constant(np.broadcast_to(penalty, [rows])),
-            early_stopping=tf.fill([rows], _EARLY_STOPPING[self.early_stopping]),
-        )
-
-
-def check_setting(name: str, value: Any, *, rows: int) -> np.ndarray:
-    """Returns a generation setting as one entry per row.
-
-    Args:
-        name: string. A key of `keras_gpt.generation.SETTINGS`.
-        value: a number, or one per row.
-        rows: int. Number of rows (B).
-
-    Raises:
-        ValueError: if the value has another shape or kind, or is out of range.
-    """
-    dtype, _, rule, holds = SETTINGS[name]
-    array = np.asarray(value)
-    if array.ndim > 1 or (array.ndim == 1 and array.shape[0] not in (1, rows)):
-        raise ValueError(
-            f"{name} must be one value or one per prompt ({rows}), got {value!r}."
-        )
-    if array.dtype.kind not in ("iu" if dtype.is_integer else "iuf"):
-        kind = "whole" if dtype.is_integer else "real"
-        raise ValueError(f"{name} must be a {kind} number, got {value!r}.")
-    if not np.all(holds(array)):
-        raise ValueError(f"{name} must be {rule}, got {value!r}.")
-    limit = np.iinfo(dtype.as_numpy_dtype).max if dtype.is_integer else None
-    if limit is not None and np.any(array > limit):
-        raise ValueError(f"{name} must be at most {limit}, got {value!r}.")
-    return np.broadcast_to(array, [rows])
-
-
-def _check_utf8(data: bytes, row: int) -> None:
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"inputs must be valid UTF-8, got {data!r} in text {row}."
-        ) from error
-
-
-def _string_batches(inputs: Any) -> tuple[Iterable[tf.Tensor], bool]:
-    """Returns prompts as batches of string vectors, and whether it was one string."""
-    if isinstance(inputs, tf.data.Dataset):
-        return (tf.reshape(batch, [-1]) for batch in inputs), False
-    prompts = tf.convert_to_tensor(inputs, tf.string)
-    if prompts.shape.rank == 0:
-        return [prompts[None]], True
-    if prompts.shape.rank != 1:
-        raise ValueError(
-            f"inputs must be a string or a vector of strings, got {prompts.shape}."
-        )
-    return [prompts], False
-
-
-def _settings_of_sampler(sampler: Any) -> dict[str, Any]:
-    """Translates a KerasHub sampler into generation settings."""
-    samplers = keras_nlp.samplers
-    settings = {"temperature": getattr(sampler, "temperature", 1.0)}
-    if isinstance(sampler, samplers.GreedySampler):
-        return {"temperature": 0.0, "top_k": 0, "top_p": 1.0}
-    if isinstance(sampler, samplers.TopPSampler):
-        return {**settings, "top_k": sampler.k or 0, "top_p": sampler.p}
-    if isinstance(sampler, samplers.TopKSampler):
-        return {**settings, "top_k": sampler.k, "top_p": 1.0}
-    if isinstance(sampler, samplers.RandomSampler):
-        return {**settings, "top_k": 0, "top_p": 1.0}
-    raise ValueError(
-        "sampler must be a greedy, random, top-k or top-p sampler, "
-        f"got {type(sampler).__name__}."
-    )
