@@ -48,15 +48,15 @@ def loading(read: ReadWeight) -> Iterator[None]:
 
 
 class _Loaded(keras.initializers.Initializer):
-    """Reads a weight the first time it is called."""
+    """Reads a weight the first time it is called, and then lets go of the reader."""
 
     def __init__(self, read: ReadWeight, path: str) -> None:
-        self._read = read
-        self._path: str | None = path
+        self._read: ReadWeight | None = read
+        self._path = path
 
     def __call__(self, shape: Any, dtype: Any = None) -> tf.Tensor:
-        path, self._path = self._path, None
-        if path is None:
+        read, self._read = self._read, None
+        if read is None:
             # Keras begins an untied head as it begins the table.
             return tf.zeros(shape, dtype)
-        return tf.cast(as_tensor(self._read(path)), dtype)
+        return tf.cast(as_tensor(read(self._path)), dtype)

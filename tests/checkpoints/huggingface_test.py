@@ -2,9 +2,11 @@
 
 import dataclasses
 import functools
+import gc
 import json
 import pathlib
 import shutil
+import weakref
 
 import keras
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 import safetensors.numpy
 import tensorflow as tf
 
-from keras_gpt import GPTBackbone, GPTCausalLM, save_huggingface
+from keras_gpt import GPTBackbone, GPTCausalLM, presets, save_huggingface
 from keras_gpt.checkpoints.weight_names import weights_of
 
 FOLDER = pathlib.Path(__file__).parents[1] / "testdata" / "huggingface"
@@ -484,3 +486,13 @@ def test_dropouts_survive_the_round_trip(tmp_path):
     save_huggingface(backbone, tmp_path / "out")
     again = GPTBackbone.from_preset(tmp_path / "out").config
     assert again == dataclasses.replace(backbone.config)
+
+
+def test_a_loaded_model_lets_go_of_its_checkpoint():
+    checkpoint = presets.find(FOLDER / "gpt2_untied_relu").checkpoint
+    backbone = checkpoint.build_backbone()
+    reference = weakref.ref(checkpoint)
+    del checkpoint
+    gc.collect()
+    assert reference() is None
+    assert backbone.count_params() == backbone.config.num_parameters
