@@ -28,6 +28,13 @@ def define_flags(flags: absl_flags.FlagValues) -> None:
         seed=None,
         seed_meaning="Seed of the random numbers; optional, fresh without it",
     )
+    absl_flags.DEFINE_integer(
+        "num_beams", 1, "Above 1, beam search in place of drawing", flag_values=flags
+    )
+    absl_flags.DEFINE_float(
+        "length_penalty", 1.0,
+        "Of beams: above 0 favours long texts, below 0 short ones", flag_values=flags,
+    )  # fmt: skip
     absl_flags.DEFINE_bool(
         "strip_prompt", False, "Whether to leave the prompt out", flag_values=flags
     )
@@ -41,7 +48,10 @@ def run(flags: absl_flags.FlagValues) -> None:
         flags.prompt or [sys.stdin.read()],
         max_length=lm.backbone.config.max_sequence_length,
         strip_prompt=flags.strip_prompt,
-        **knobs.values(flags),
+        num_beams=flags.num_beams,
+        length_penalty=flags.length_penalty,
+        # A search refuses what is about drawing.
+        **(knobs.given(flags) if flags.num_beams > 1 else knobs.values(flags)),
     )
     for text in texts:
         print(text)

@@ -46,5 +46,14 @@ def define(
 
 
 def values(flags: absl_flags.FlagValues) -> dict[str, Any]:
-    """Returns the settings that the flags give."""
+    """Returns all settings."""
     return {name: flags[name].value for name in (*INTEGERS, *NUMBERS, "seed")}
+
+
+def given(flags: absl_flags.FlagValues) -> dict[str, Any]:
+    """Returns the settings that are not the flags' defaults, and the length."""
+    return {
+        name: value
+        for name, value in values(flags).items()
+        if name == "max_new_tokens" or value != flags[name].default
+    }

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from absl import flags as absl_flags
 
+from keras_gpt import GPTCausalLM
 from keras_gpt.config import GPTConfig
 from keras_gpt.generation import SETTINGS
 from keras_gpt.tools import cli, demo, knobs, pretrain
@@ -208,6 +209,16 @@ def test_generate_continues_prompts(run_folder, capsys):
     assert first.startswith("Line")
     assert cli.main(["generate", *arguments, "--prompt=Line", "--prompt=of"]) == 0
     assert capsys.readouterr().out == first
+
+
+def test_generate_by_beams(run_folder, capsys):
+    arguments = [f"--model={run_folder}/model", "--max_new_tokens=5", "--num_beams=3"]
+    assert cli.main(["generate", *arguments, "--prompt=Line"]) == 0
+    lm = GPTCausalLM.from_preset(run_folder / "model")
+    expected = lm.generate("Line", max_new_tokens=5, num_beams=3)
+    assert capsys.readouterr().out == expected + "\n"
+    assert cli.main(["generate", *arguments, "--prompt=Line", "--top_k=2"]) == 2
+    assert "top_k must be None with num_beams=3" in capsys.readouterr().err
 
 
 def test_generate_reads_standard_input(run_folder, monkeypatch, capsys):
