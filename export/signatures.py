@@ -16,6 +16,8 @@ from keras_gpt.generation import (
     FINISH_REASONS,
     SETTINGS,
     GenerationSettings,
+    Request,
+    Stops,
     TextGenerator,
 )
 
@@ -96,9 +98,7 @@ def _generate_signature(
         settings = GenerationSettings(
             *(tf.broadcast_to(knob, rows) for knob in settings)
         )
-        result = generator(
-            text, settings=settings, stop_token_ids=tf.constant(stop_ids)
-        )
+        result = generator(text, Request.of(settings, stops=Stops.at(stop_ids)))
         tokens = result.tokens
         return {
             "generated_text": tf.strings.unicode_transcode(

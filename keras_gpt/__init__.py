@@ -14,7 +14,13 @@ with quiet_start():  # These import tensorflow.
         save_huggingface,
         save_keras_hub,
     )
-    from keras_gpt.models import GPTBackbone, GPTCausalLM, GPTCausalLMPreprocessor
+    from keras_gpt.models import (
+        GenerationDetails,
+        GenerationOptions,
+        GPTBackbone,
+        GPTCausalLM,
+        GPTCausalLMPreprocessor,
+    )
     from keras_gpt.tokenizer import GPTTokenizer, train_tokenizer
 
 __version__ = "0.1.0"
@@ -25,6 +31,8 @@ __all__ = [
     "GPTCausalLMPreprocessor",
     "GPTConfig",
     "GPTTokenizer",
+    "GenerationDetails",
+    "GenerationOptions",
     "convert_checkpoint",
     "save_huggingface",
     "save_keras_hub",

@@ -90,7 +90,8 @@ class CausalSelfAttention(keras.layers.Layer):
         inputs: (B, T, D).
         mask: bool (B or 1, 1, T, S). True where attention is allowed.
         cache: `LayerCache` to read and extend, or () to attend to `inputs` alone.
-        positions: int32 (B, T). Cache slots of the new tokens. Only with a cache.
+        cache_rows: int32 (B * N * T, 1). Rows of the cache that the new tokens take,
+            as `kv_cache.cache_rows` numbers them. Only with a cache.
         training: bool. Whether dropout is active.
 
     Returns:
@@ -148,7 +149,7 @@ class CausalSelfAttention(keras.layers.Layer):
         inputs: tf.Tensor,
         mask: tf.Tensor,
         cache: LayerCache | tuple[()] = (),
-        positions: tf.Tensor | None = None,
+        cache_rows: tf.Tensor | None = None,
         training: bool | None = None,
     ) -> AttentionOutput:
         """Attends; see the class."""
@@ -161,7 +162,7 @@ class CausalSelfAttention(keras.layers.Layer):
         query, key, value = tf.unstack(tf.transpose(heads, [2, 0, 3, 1, 4]))
         if cache:
             cache = kv_cache.write(
-                LayerCache(*cache), key=key, value=value, positions=positions
+                LayerCache(*cache), key=key, value=value, rows=cache_rows
             )
             key, value = cache
         context = attend(

@@ -26,7 +26,7 @@ class TransformerBlock(keras.layers.Layer):
         inputs: (B, T, D).
         mask: bool (B or 1, 1, T, S). True where attention is allowed.
         cache: `LayerCache` to read and extend, or ().
-        positions: int32 (B, T). Cache slots of the new tokens. Only with a cache.
+        cache_rows: int32 (B * N * T, 1). As in `CausalSelfAttention`.
         training: bool. Whether dropout is active.
 
     Returns:
@@ -89,14 +89,14 @@ class TransformerBlock(keras.layers.Layer):
         inputs: tf.Tensor,
         mask: tf.Tensor,
         cache: LayerCache | tuple[()] = (),
-        positions: tf.Tensor | None = None,
+        cache_rows: tf.Tensor | None = None,
         training: bool | None = None,
     ) -> AttentionOutput:
         """Runs both branches; see the class."""
 
         def attention(x: tf.Tensor) -> AttentionOutput:
             return self.attention(
-                x, mask, cache=cache, positions=positions, training=training
+                x, mask, cache=cache, cache_rows=cache_rows, training=training
             )
 
         def drop(x: tf.Tensor) -> tf.Tensor:

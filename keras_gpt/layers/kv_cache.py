@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+SLOTS_AT_ONCE = 128  # of 32, 64, 128 and 256, no other was faster
+
 
 class LayerCache(NamedTuple):
     """Cache of one block.
@@ -69,8 +71,78 @@ def empty_cache(
     return KVCache(tuple(LayerCache(zeros(), zeros()) for _ in range(num_layers)))
 
 
+def grow(cache: KVCache, num_slots: tf.Tensor) -> KVCache:
+    """Returns the cache with room for at least `num_slots` tokens a row.
+
+    It grows by `SLOTS_AT_ONCE`, so that it is rarely copied, and attention never looks
+    at many more slots than are in use.
+    """
+    size = (num_slots + SLOTS_AT_ONCE - 1) // SLOTS_AT_ONCE * SLOTS_AT_ONCE
+    new_slots = size - cache.num_slots
+
+    def pad() -> KVCache:
+        padding = [[0, 0], [0, 0], [0, new_slots], [0, 0]]
+        return tf.nest.map_structure(lambda table: tf.pad(table, padding), cache)
+
+    grown = tf.cond(num_slots > cache.num_slots, pad, lambda: cache)
+    return tf.nest.map_structure(
+        lambda new, old: tf.ensure_shape(new, growing_shape(old.shape)), grown, cache
+    )
+
+
+def take_rows(cache: KVCache, rows: tf.Tensor) -> KVCache:
+    """Returns the cache of the rows numbered `rows`, int32 (B',)."""
+    return tf.nest.map_structure(lambda table: tf.gather(table, rows), cache)
+
+
+def growing_shape(shape: tf.TensorShape) -> tf.TensorShape:
+    """Static shape of a table of this shape after it may have grown."""
+    return tf.TensorShape([shape[0], shape[1], None, shape[3]])
+
+
+def growing_shapes(cache: KVCache) -> KVCache:
+    """Returns the static shapes of a cache that may grow, in its structure."""
+    return tf.nest.map_structure(lambda table: growing_shape(table.shape), cache)
+
+
+def move(cache: KVCache, *, source: tf.Tensor, target: tf.Tensor) -> KVCache:
+    """Copies one slot of each row to another: int32 (B,) each."""
+    num_heads = cache.layers[0].key.shape[1]
+    rows = cache_rows(target[:, None], num_heads=num_heads, num_slots=cache.num_slots)
+
+    old_rows = cache_rows(
+        source[:, None], num_heads=num_heads, num_slots=cache.num_slots
+    )
+
+    def copy(table: tf.Tensor) -> tf.Tensor:
+        flat = tf.reshape(table, [-1, table.shape[-1]])
+        moved = tf.gather_nd(flat, old_rows)
+        return _scatter_rows(table, rows=rows, updates=moved)
+
+    return tf.nest.map_structure(copy, cache)
+
+
+def cache_rows(slots: tf.Tensor, *, num_heads: int, num_slots: tf.Tensor) -> tf.Tensor:
+    """Numbers the rows of a cache that new tokens take, once for all layers.
+
+    Args:
+        slots: int32 (B, T). Slot of each new token, below `num_slots`; distinct in a
+            row, but for those that nobody reads.
+        num_heads: int (N).
+        num_slots: int32 scalar (S).
+
+    Returns:
+        int32 (B * N * T, 1). Rows of a table (B, N, S, H), numbered through its first
+        three axes.
+    """
+    batch_size = tf.shape(slots)[0]
+    first = tf.range(batch_size * num_heads) * num_slots
+    first = tf.reshape(first, [batch_size, num_heads, 1])
+    return tf.reshape(first + slots[:, None, :], [-1, 1])
+
+
 def write(
-    cache: LayerCache, *, key: tf.Tensor, value: tf.Tensor, positions: tf.Tensor
+    cache: LayerCache, *, key: tf.Tensor, value: tf.Tensor, rows: tf.Tensor
 ) -> LayerCache:
     """Writes the keys and values of new tokens into their slots.
 
@@ -81,29 +153,24 @@ def write(
         cache: `LayerCache` with S slots.
         key: (B, N, T, H). Keys of the new tokens.
         value: (B, N, T, H). Values of the new tokens.
-        positions: int32 (B, T). Slot of each new token, below S, distinct in a row.
+        rows: int32 (B * N * T, 1). `cache_rows` of the new tokens.
 
     Returns:
         The `LayerCache` after the write, of the same shape.
     """
-    shape = tf.shape(cache.key)
-    rows = tf.range(shape[0] * shape[1]) * shape[2]
-    rows = tf.reshape(rows, [shape[0], shape[1], 1]) + positions[:, None, :]
-    indices = tf.reshape(rows, [-1, 1])
     return LayerCache(
-        _scatter_rows(cache.key, indices=indices, updates=key),
-        _scatter_rows(cache.value, indices=indices, updates=value),
+        _scatter_rows(cache.key, rows=rows, updates=key),
+        _scatter_rows(cache.value, rows=rows, updates=value),
     )
 
 
 def _scatter_rows(
-    table: tf.Tensor, *, indices: tf.Tensor, updates: tf.Tensor
+    table: tf.Tensor, *, rows: tf.Tensor, updates: tf.Tensor
 ) -> tf.Tensor:
-    """Updates rows of `table` (B, N, S, H), numbered through its first three axes."""
     head_dim = table.shape[-1]
     flat = tf.tensor_scatter_nd_update(
         tf.reshape(table, [-1, head_dim]),
-        indices,
+        rows,
         tf.reshape(tf.cast(updates, table.dtype), [-1, head_dim]),
     )
     return tf.ensure_shape(tf.reshape(flat, tf.shape(table)), table.shape)

@@ -15,8 +15,8 @@ class AttentionMask(keras.layers.Layer):
     Call arguments:
         token_ids: int (B, T). Only its shape is read.
         padding_mask: int or bool (B, T), true at real tokens. Optional.
-        positions: int32 (B, T). Position of each query when the keys are those of
-            a cache. Optional; defaults to 0 .. T-1.
+        slots: int32 (B, T). Slot of each query when the keys are those of a cache.
+            Optional; defaults to 0 .. T-1.
         num_keys: int32 scalar (S). Number of keys. Defaults to T.
 
     Returns:
@@ -28,18 +28,18 @@ class AttentionMask(keras.layers.Layer):
         self,
         token_ids: tf.Tensor,
         padding_mask: tf.Tensor | None = None,
-        positions: tf.Tensor | None = None,
+        slots: tf.Tensor | None = None,
         num_keys: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Builds the mask; see the class."""
         length = tf.shape(token_ids)[1]
-        if positions is None:
-            positions = tf.range(length)[None, :]
+        if slots is None:
+            slots = tf.range(length)[None, :]
         keys = tf.range(length if num_keys is None else num_keys)
-        mask = keys[None, None, :] <= positions[:, :, None]
+        mask = keys[None, None, :] <= slots[:, :, None]
         if padding_mask is not None:
             real = tf.cast(padding_mask, tf.bool)[:, None, :]
-            mask = mask & (real | (keys[None, None, :] == positions[:, :, None]))
+            mask = mask & (real | (keys[None, None, :] == slots[:, :, None]))
         return mask[:, None]
 
     def compute_output_spec(

@@ -160,6 +160,8 @@ class GPTBackbone(keras_nlp.models.Backbone):
         padding_mask: tf.Tensor | None = None,
         *,
         positions: tf.Tensor | None = None,
+        slots: tf.Tensor | None = None,
+        mask: tf.Tensor | None = None,
         cache: KVCache | tuple[()] = (),
         training: bool | None = None,
     ) -> ForwardOutput:
@@ -171,22 +173,32 @@ class GPTBackbone(keras_nlp.models.Backbone):
                 in their row. Optional: causality alone keeps later padding out.
             positions: int32 (B, T). Position of each token in its text. Required
                 with a cache; defaults to 0 .. T-1.
+            slots: int32 (B, T). Slot of the cache that each token takes. Defaults to
+                its position.
+            mask: bool (B or 1, 1, T, S). True where attention is allowed. Defaults to
+                the causal mask: slots up to the token's own.
             cache: `KVCache` of the tokens before, or () for none.
             training: bool. Whether dropout is active.
 
         Returns:
             `ForwardOutput`.
         """
-        cached = {} if positions is None else {"positions": positions}
         hidden = self.embeddings_add(
             (
                 self.token_embedding(token_ids),
-                self.position_embedding(token_ids, **cached),
+                self.position_embedding(token_ids, **_given(positions=positions)),
             )
         )
         hidden = self.embeddings_dropout(hidden, training=training)
-        masked = {**cached, "num_keys": cache.num_slots} if cache else cached
-        mask = self.attention_mask(token_ids, padding_mask, **masked)
+        cached = {}
+        if cache:
+            slots = positions if slots is None else slots
+            cached["cache_rows"] = kv_cache.cache_rows(
+                slots, num_heads=self.config.num_heads, num_slots=cache.num_slots
+            )
+        if mask is None:
+            keys = {"slots": slots, "num_keys": cache.num_slots} if cache else {}
+            mask = self.attention_mask(token_ids, padding_mask, **keys)
         layer_caches = []
         for index, block in enumerate(self.transformer_layers):
             layer_cache = cache.layers[index] if cache else ()
@@ -222,3 +234,8 @@ class GPTBackbone(keras_nlp.models.Backbone):
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {**super().get_config(), **self.config.to_dict()}
+
+
+def _given(**arguments: Any) -> dict[str, Any]:
+    """Returns the arguments that are not None: Keras layers do not like that."""
+    return {name: value for name, value in arguments.items() if value is not None}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -11,19 +11,22 @@ import keras_nlp
 import numpy as np
 import tensorflow as tf
 
-from keras_gpt import generation, presets
-from keras_gpt.generation import SETTINGS, GenerationSettings, TextGenerator
+from keras_gpt import presets
+from keras_gpt.generation import TextGenerator
 from keras_gpt.models.backbone import GPTBackbone
 from keras_gpt.models.causal_lm_preprocessor import GPTCausalLMPreprocessor
-from keras_gpt.models.generate_arguments import (
-    BeamArguments,
-    check_setting,
+from keras_gpt.models.generation_options import GenerationOptions
+from keras_gpt.models.generation_results import Continuation, details_of, nest
+from keras_gpt.models.generation_runner import (
+    Batch,
+    GenerationRunner,
+    PromptPrefix,
     check_utf8,
-    settings_of_sampler,
-    string_batches,
 )
-from keras_gpt.models.traced_functions import TracedFunctions
+from keras_gpt.models.kerashub_samplers import settings_of_sampler
 from keras_gpt.scoring import TextScore
+
+TOKENS_PER_CALL = 4  # of a stream
 
 
 @keras.saving.register_keras_serializable(package="keras_gpt")
@@ -58,7 +61,7 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
         inputs = backbone.input
         outputs = backbone.token_embedding(backbone(inputs), reverse=True)
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
-        self._traced: tuple[Any, TracedFunctions] | None = None
+        self._traced: tuple[Any, GenerationRunner] | None = None
 
     @classmethod
     def from_preset(
@@ -123,76 +126,33 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
         self,
         inputs: Any,
         max_length: int | None = None,
-        stop_token_ids: str | Sequence[int] | None = "auto",
+        stop_token_ids: str | Sequence[Any] | None = "auto",
         strip_prompt: bool = False,
         *,
-        max_new_tokens: int | Sequence[int] | None = None,
-        temperature: float | Sequence[float] | None = None,
-        top_k: int | Sequence[int] | None = None,
-        top_p: float | Sequence[float] | None = None,
-        min_p: float | Sequence[float] | None = None,
-        typical_p: float | Sequence[float] | None = None,
-        epsilon_cutoff: float | Sequence[float] | None = None,
-        eta_cutoff: float | Sequence[float] | None = None,
-        min_new_tokens: int | Sequence[int] | None = None,
-        repetition_penalty: float | Sequence[float] | None = None,
-        presence_penalty: float | Sequence[float] | None = None,
-        frequency_penalty: float | Sequence[float] | None = None,
-        no_repeat_ngram_size: int | Sequence[int] | None = None,
-        seed: int | Sequence[int] | None = None,
-        num_beams: int = 1,
-        length_penalty: float | Sequence[float] = 1.0,
-        early_stopping: bool | str = False,
-        num_return_sequences: int = 1,
+        return_details: bool = False,
+        **options: Any,
     ) -> Any:
-        """Continues prompts. Each setting is one value, or one per prompt.
+        """Continues prompts.
 
         Args:
             inputs: string, list or string tensor, or a `tf.data.Dataset` of batches
-                of strings. Without a preprocessor: a dict of `token_ids` and
-                `padding_mask`, int (B, T), right-padded.
+                of strings; an empty one starts from the end-of-text token. Without a
+                preprocessor: a dict of `token_ids` and `padding_mask`, int (B, T),
+                right-padded.
             max_length: int. Longest prompt and continuation together, in tokens.
                 Defaults to the preprocessor's `sequence_length`, at most the
                 model's context.
-            stop_token_ids: ids that end a text, `None` for none, or `"auto"` for
-                the tokenizer's end token. Defaults to `"auto"`.
+            stop_token_ids: ids, and lists of ids that come in a row, that end a text
+                and are left out of it; `None` for none, or `"auto"` for the
+                tokenizer's end token. Defaults to `"auto"`.
             strip_prompt: bool. Whether to leave the prompt out of the result.
                 Defaults to False.
-            max_new_tokens: int, at least 0. Longest continuation. Defaults to as
-                many as `max_length` allows.
-            temperature: float, at least 0; 0 is greedy. Defaults to the sampler
-                given to `compile`, there 1.
-            top_k: int, at least 0. Tokens to keep; 0 is off. Defaults likewise to 0.
-            top_p: float in (0, 1]. Nucleus to keep; 1 is off. Defaults likewise to 1.
-            min_p: float in [0, 1]. Least share of the likeliest token's probability;
-                0 is off. Defaults to 0.
-            typical_p: float in (0, 1]. Probability to keep of the tokens whose
-                surprise is nearest to the expected one; 1 is off. Defaults to 1.
-            epsilon_cutoff: float in [0, 1). Least probability of a token; 0 is off.
-                Defaults to 0.
-            eta_cutoff: float in [0, 1). As `epsilon_cutoff`, but lower where many
-                tokens are likely; 0 is off. Defaults to 0.
-            min_new_tokens: int, at least 0. The text does not stop before. Defaults
-                to 0.
-            repetition_penalty: float above 0. Makes tokens that the prompt or the
-                text holds less likely where above 1; 1 is off. Defaults to 1.
-            presence_penalty: float. Taken from the logits of tokens that the new text
-                holds. Defaults to 0.
-            frequency_penalty: float. Taken from them for each time that it holds
-                them. Defaults to 0.
-            no_repeat_ngram_size: int, at least 0. So many tokens in a row never occur
-                twice, the prompt included; 0 is off. Defaults to 0.
-            seed: int. The same seed gives the same text for the same prompt.
-                Defaults to a fresh one for each prompt.
-            num_beams: int. Above 1, the continuation is found by beam search, with
-                transformers' rules, in place of drawing. Defaults to 1.
-            length_penalty: float. Power of a beam's length that divides its
-                log-probability: above 0 favours long texts. Defaults to 1.
-            early_stopping: bool or string. Whether the search stops once `num_beams`
-                texts have ended: False goes on while a better one looks likely,
-                `"never"` while one is possible. Defaults to False.
-            num_return_sequences: int, at most `num_beams`. How many of the best beams
-                to return. Defaults to 1.
+            return_details: bool. Whether to return `GenerationDetails`: ids,
+                log-probabilities, alternatives, finish reasons and timings.
+                Defaults to False.
+            **options: `max_new_tokens`, `temperature`, `top_k`, `seed`,
+                `repetition_penalty`, `stop_strings`, `num_beams`, and all the others
+                of `keras_gpt.GenerationOptions`.
 
         Returns:
             A string for a string, else a list of strings in order. Without a
@@ -201,49 +161,111 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
             of each string a list of strings, best first; of each row, that many.
 
         Raises:
-            ValueError: if a setting is out of range, or a prompt leaves no room in
-                the context.
+            TypeError: if an option is unknown.
+            ValueError: if an option is out of range, a prompt leaves no room in the
+                context, or the model's logits are no numbers.
         """
-        knobs = {
-            "max_new_tokens": max_new_tokens,
-            "min_new_tokens": min_new_tokens,
-            "repetition_penalty": repetition_penalty,
-            "presence_penalty": presence_penalty,
-            "frequency_penalty": frequency_penalty,
-            "no_repeat_ngram_size": no_repeat_ngram_size,
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "min_p": min_p,
-            "typical_p": typical_p,
-            "epsilon_cutoff": epsilon_cutoff,
-            "eta_cutoff": eta_cutoff,
-            "seed": seed,
-        }
-        beams = BeamArguments(
-            num_beams, length_penalty, early_stopping, num_return_sequences
-        )
-        beams.check(knobs)
-        if self.preprocessor is None and not isinstance(inputs, dict):
-            raise ValueError(
-                "inputs must be a dict of token_ids and padding_mask for a model "
-                "without a preprocessor (its preset had no tokenizer), got "
-                f"{type(inputs).__name__}."
-            )
-        stop_ids = self._stop_token_ids(stop_token_ids)
+        started = time.monotonic()
+        chosen = GenerationOptions.of(options)
+        batches, is_scalar = self._prompt_batches(inputs)
+        results, prompts = [], []
+        for batch in batches:
+            before, call = self._batch(batch, max_length, stop_token_ids, chosen)
+            results.append(self._runner().generate(call, timed=return_details))
+            prompts += [b"" if strip_prompt else text for text in before]
+        rows = [row for result in results for row in result.rows]
+        texts: Any
         if self.preprocessor is None:
-            return self._generate_ids(
-                inputs, max_length, stop_ids, strip_prompt, knobs, beams
+            texts = _id_rows(inputs, rows, strip_prompt=strip_prompt)
+        else:
+            texts = _texts(prompts, rows, is_scalar=is_scalar, options=chosen)
+        if not return_details:
+            return texts
+        return details_of(
+            results,
+            text=None if self.preprocessor is None else texts,
+            total_seconds=time.monotonic() - started,
+            is_scalar=is_scalar,
+            is_single=chosen.num_return_sequences == 1,
+        )
+
+    def stream(
+        self,
+        prompt: str,
+        max_length: int | None = None,
+        stop_token_ids: str | Sequence[Any] | None = "auto",
+        *,
+        tokens_per_call: int = TOKENS_PER_CALL,
+        **options: Any,
+    ) -> Iterator[str]:
+        """Continues a prompt, and gives the new text piece by piece as it comes.
+
+        The pieces are whole characters, and together what `generate` returns with
+        `strip_prompt=True`.
+
+        Args:
+            prompt: string.
+            max_length: as in `generate`, like the others.
+            stop_token_ids: as in `generate`.
+            tokens_per_call: int. Tokens between two pieces, at least: fewer come
+                sooner, more cost less. Defaults to 4.
+            **options: as in `generate`, of `keras_gpt.GenerationOptions`; for one
+                text, by drawing.
+
+        Returns:
+            An iterator of strings that are not empty. Arguments are checked before
+            it is returned.
+
+        Raises:
+            TypeError, ValueError: as in `generate`.
+        """
+        chosen = GenerationOptions.of(options)
+        if not isinstance(prompt, str):
+            raise ValueError(f"prompt must be one string, got {type(prompt).__name__}.")
+        if tokens_per_call < 1:
+            raise ValueError(
+                f"tokens_per_call must be at least 1, got {tokens_per_call}."
             )
-        batches, is_scalar = string_batches(inputs)
-        texts = [
-            text
-            for batch in batches
-            for text in self._generate_text(
-                batch, max_length, stop_ids, strip_prompt, knobs, beams
+        is_drawn = not chosen.searches and not chosen.contrasts
+        if not is_drawn or chosen.num_draws > 1 or chosen.max_time is not None:
+            raise ValueError(
+                "stream draws one text: num_beams, best_of and num_return_sequences "
+                "must be 1, penalty_alpha and max_time None."
             )
-        ]
-        return texts[0] if is_scalar else texts
+        (batch,), _ = self._prompt_batches(prompt)
+        _, call = self._batch(batch, max_length, stop_token_ids, chosen)
+        return self._runner().stream(call, tokens_per_call=tokens_per_call)
+
+    def prefill(
+        self, inputs: Any, *, prefix: PromptPrefix | None = None
+    ) -> PromptPrefix:
+        """Computes the beginning that many texts share, once.
+
+        `generate("...", prefix=lm.prefill("a long beginning"))` continues it, and
+        gives what it would for the ids of both together; a token never spans the
+        border. An empty string continues the beginning itself.
+
+        Args:
+            inputs: string or list of strings, as in `generate`.
+            prefix: what `prefill` returned, for more to follow it. Optional.
+
+        Returns:
+            `PromptPrefix`. It holds the KV cache, and is good as long as the weights
+            stay as they are.
+
+        Raises:
+            ValueError: if a text is not shorter than the context.
+        """
+        batches, is_scalar = self._prompt_batches(inputs)
+        (batch,) = batches
+        options = GenerationOptions(prefix=prefix)
+        texts, call = self._batch(batch, None, None, options)
+        state = self._runner().prefill(call.token_ids, prefix=prefix)
+        return PromptPrefix(
+            texts=None if self.preprocessor is None else texts,
+            is_single=is_scalar and (prefix is None or prefix.is_single),
+            state=state,
+        )
 
     def score(self, inputs: Any) -> Any:
         """Measures how likely texts are, in one forward pass a batch.
@@ -266,20 +288,20 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
         return scores[0] if is_scalar else scores
 
     def _score_batch(self, texts: tf.Tensor) -> list[TextScore]:
-        traced = self._traced_functions()
-        rows = traced.tokenize(texts)
+        runner = self._runner()
+        rows = runner.tokenizer.tokenize(texts)
         lengths = rows.row_lengths().numpy()
-        context = self.backbone.config.max_sequence_length
         for row, length in enumerate(lengths):
-            if length > context:
+            if length > runner.context:
                 raise ValueError(
-                    f"a text must be no longer than the context of {context} tokens, "
-                    f"got {length} tokens in text {row}."
+                    "a text must be no longer than the context of "
+                    f"{runner.context} tokens, got {length} tokens in text {row}."
                 )
         for row, data in enumerate(texts.numpy()):
             check_utf8(data, row)
         token_ids = rows.to_tensor()
-        log_probs = traced.score(token_ids).numpy()
+        start_id = tf.constant(self.preprocessor.tokenizer.end_token_id or 0)
+        log_probs = runner.decoder().score(token_ids, start_id).numpy()
         return [
             TextScore(ids[:length], found[:length], float(found[:length].sum()))
             for ids, found, length in zip(
@@ -287,111 +309,14 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
             )
         ]
 
-    def _generate_text(
-        self,
-        prompts: tf.Tensor,
-        max_length: int | None,
-        stop_ids: tf.Tensor,
-        strip_prompt: bool,
-        knobs: dict[str, Any],
-        beams: BeamArguments,
-    ) -> list[Any]:
-        traced = self._traced_functions()
-        lengths = traced.count(prompts).numpy()
-        self._check_prompts(lengths)
-        settings = self._settings(knobs, lengths, max_length)
-        if beams.num_beams > 1:
-            result = traced.search(beams.num_beams)(
-                prompts,
-                settings.max_new_tokens,
-                beams.settings(len(lengths)),
-                stop_ids,
-            )
-        else:
-            result = traced.generate(prompts, settings, stop_ids)
-        reasons = result.tokens.finish_reason.numpy().reshape([len(lengths), -1])
-        invalid = np.flatnonzero(reasons[:, 0] == generation.INVALID_INPUT)
-        if invalid.size:
-            raise ValueError(
-                f"inputs must be valid UTF-8, got {prompts[invalid[0]].numpy()!r}."
-            )
-        found = result.generated_bytes.numpy().reshape([len(lengths), -1])
-        texts = [
-            [
-                (new if strip_prompt else old + new).decode("utf-8", errors="replace")
-                for new in row[: beams.num_return_sequences]
-            ]
-            for old, row in zip(prompts.numpy(), found, strict=True)
-        ]
-        return texts if beams.num_return_sequences > 1 else [row[0] for row in texts]
-
-    def _generate_ids(
-        self,
-        inputs: dict[str, Any],
-        max_length: int | None,
-        stop_ids: tf.Tensor,
-        strip_prompt: bool,
-        knobs: dict[str, Any],
-        beams: BeamArguments,
-    ) -> dict[str, np.ndarray]:
-        ids = np.asarray(inputs["token_ids"], np.int32)
-        lengths = np.asarray(inputs["padding_mask"], bool).sum(axis=-1)
-        if ids.ndim != 2 or np.min(lengths, initial=1) < 1:
-            raise ValueError(
-                "token_ids must be (B, T) with at least one real token in each row, "
-                f"got shape {ids.shape} and row lengths {lengths.tolist()}."
-            )
-        self._check_prompts(lengths)
-        # As in KerasHub, the padded length is the default longest result.
-        settings = self._settings(knobs, lengths, max_length or ids.shape[1])
-        prompts = {
-            "prompt_ids": tf.constant(ids),
-            "prompt_lengths": tf.constant(lengths, tf.int32),
-            "stop_token_ids": stop_ids,
-        }
-        result: Any
-        if beams.num_beams > 1:
-            result = generation.search_tokens(
-                self.backbone,
-                max_new_tokens=settings.max_new_tokens,
-                settings=beams.settings(len(ids)),
-                num_beams=beams.num_beams,
-                **prompts,
-            )
-        else:
-            result = generation.generate_tokens(
-                self.backbone, settings=settings, **prompts
-            )
-        new_ids = result.token_ids.numpy().reshape(
-            [len(ids), -1, result.token_ids.shape[-1]]
-        )
-        counts = result.num_tokens.numpy().reshape([len(ids), -1])
-        rows = [
-            np.concatenate([[] if strip_prompt else row[:length], new[:count]])
-            for row, length, found, found_counts in zip(
-                ids, lengths, new_ids, counts, strict=True
-            )
-            for new, count in zip(
-                found[: beams.num_return_sequences], found_counts, strict=False
-            )
-        ]
-        width = max([ids.shape[1], *(len(row) for row in rows)])
-        outputs = {
-            "token_ids": np.zeros([len(rows), width], np.int32),
-            "padding_mask": np.zeros([len(rows), width], bool),
-        }
-        for index, row in enumerate(rows):
-            outputs["token_ids"][index, : len(row)] = row
-            outputs["padding_mask"][index, : len(row)] = True
-        return outputs
-
-    def _traced_functions(self) -> TracedFunctions:
-        """Returns the traced functions of `generate`, made once per network."""
+    def _runner(self) -> GenerationRunner:
+        """Returns what runs `generate`, made once per network."""
         # LoRA and quantization change the variables, hence the graph.
         variables = tuple(id(variable) for variable in self.backbone.variables)
         key = (variables, id(self.preprocessor))
         if self._traced is None or self._traced[0] != key:
-            self._traced = (key, TracedFunctions(self.text_generator()))
+            runner = GenerationRunner(self.backbone, self.preprocessor)
+            self._traced = (key, runner)
         return self._traced[1]
 
     def text_generator(self) -> TextGenerator:
@@ -404,13 +329,45 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
             raise ValueError(
                 "preprocessor must be set to generate from strings, got None."
             )
-        return TextGenerator(
-            self.backbone,
-            tokenizer=self.preprocessor.tokenizer,
-            add_start_token=self.preprocessor.add_start_token,
+        return self._runner().text_generator()
+
+    def _prompt_batches(self, inputs: Any) -> tuple[Iterable[Any], bool]:
+        """Returns batches of strings, or of ids, and whether it was one string."""
+        if self.preprocessor is not None:
+            return string_batches(inputs)
+        if not isinstance(inputs, dict):
+            raise ValueError(
+                "inputs must be a dict of token_ids and padding_mask for a model "
+                "without a preprocessor (its preset had no tokenizer), got "
+                f"{type(inputs).__name__}."
+            )
+        return [inputs], False
+
+    def _batch(
+        self,
+        batch: Any,
+        max_length: int | None,
+        stop_token_ids: Any,
+        options: GenerationOptions,
+    ) -> tuple[list[bytes], Batch]:
+        """Returns a batch's prompts, prefixes included, and what to run for them."""
+        if self.preprocessor is None:
+            token_ids, prompts = _unpadded(batch, options), []
+            # As in KerasHub, the padded length is the default longest result.
+            default_length = np.shape(batch["token_ids"])[1]
+        else:
+            token_ids = self._runner().encode(batch, prefix=options.prefix)
+            prompts = _with_prefixes(batch.numpy().tolist(), options.prefix)
+            default_length = self.preprocessor.sequence_length
+        return prompts, Batch(
+            token_ids=token_ids,
+            stop_sequences=self._stop_sequences(stop_token_ids),
+            max_length=default_length if max_length is None else max_length,
+            options=options,
+            defaults=self._sampler_settings,
         )
 
-    def _stop_token_ids(self, stop_token_ids: Any) -> tf.Tensor:
+    def _stop_sequences(self, stop_token_ids: Any) -> list[list[int]]:
         if isinstance(stop_token_ids, str):
             if stop_token_ids != "auto":
                 raise ValueError(
@@ -424,44 +381,83 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
                 )
             end_id = self.preprocessor.tokenizer.end_token_id
             stop_token_ids = [] if end_id is None else [end_id]
-        return tf.constant(list(stop_token_ids or []), tf.int32)
-
-    def _check_prompts(self, lengths: np.ndarray) -> None:
-        context = self.backbone.config.max_sequence_length
-        for row, length in enumerate(lengths):
-            if length >= context:
-                raise ValueError(
-                    "a prompt must be shorter than the context of "
-                    f"{context} tokens, got {length} tokens in prompt {row}."
-                )
-
-    def _settings(
-        self, knobs: dict[str, Any], lengths: np.ndarray, max_length: int | None
-    ) -> GenerationSettings:
-        """Checks the knobs and spreads them over the rows."""
-        if max_length is not None and max_length < 1:
-            raise ValueError(f"max_length must be at least 1, got {max_length}.")
-        context = self.backbone.config.max_sequence_length
-        if max_length is None and self.preprocessor is not None:
-            max_length = self.preprocessor.sequence_length
-        room = np.maximum(min(max_length or context, context) - lengths, 0)
-        rows = len(lengths)
-        defaults = {
-            **{name: setting.default for name, setting in SETTINGS.items()},
-            **self._sampler_settings,
-            "max_new_tokens": room,
-            "seed": [secrets.randbits(63) for _ in range(rows)],
-        }
-        values = {
-            name: check_setting(
-                name, defaults[name] if knobs[name] is None else knobs[name], rows=rows
+        given = [] if stop_token_ids is None else list(stop_token_ids)
+        sequences = [[int(i) for i in np.atleast_1d(item)] for item in given]
+        if any(not sequence for sequence in sequences):
+            raise ValueError(
+                f"stop_token_ids must not hold an empty list, got {stop_token_ids!r}."
             )
-            for name in SETTINGS
-        }
-        values["max_new_tokens"] = np.minimum(values["max_new_tokens"], room)
-        return GenerationSettings(
-            **{
-                name: tf.constant(value, SETTINGS[name].dtype)
-                for name, value in values.items()
-            }
+        # Others than ids of the vocabulary never come.
+        return [sequence for sequence in sequences if min(sequence) >= 0]
+
+
+def _unpadded(batch: dict[str, Any], options: GenerationOptions) -> list[np.ndarray]:
+    """Returns the real ids of each row."""
+    ids = np.asarray(batch["token_ids"], np.int32)
+    lengths = np.asarray(batch["padding_mask"], bool).sum(axis=-1)
+    least = 1 if options.prefix is None else 0
+    if ids.ndim != 2 or np.min(lengths, initial=least) < least:
+        raise ValueError(
+            "token_ids must be (B, T) with at least one real token in each row, "
+            f"got shape {ids.shape} and row lengths {lengths.tolist()}."
         )
+    return [row[:length] for row, length in zip(ids, lengths, strict=True)]
+
+
+def _with_prefixes(prompts: list[bytes], prefix: PromptPrefix | None) -> list[bytes]:
+    if prefix is None or prefix.texts is None:
+        return prompts
+    before = prefix.texts * len(prompts) if prefix.is_single else prefix.texts
+    return [first + text for first, text in zip(before, prompts, strict=True)]
+
+
+def _texts(
+    prompts: list[bytes],
+    rows: list[list[Continuation]],
+    *,
+    is_scalar: bool,
+    options: GenerationOptions,
+) -> Any:
+    """Returns prompts and continuations as strings."""
+    texts = [
+        [(prompt + new.text).decode("utf-8", errors="replace") for new in row]
+        for prompt, row in zip(prompts, rows, strict=True)
+    ]
+    is_single = options.num_return_sequences == 1
+    return nest(texts, is_scalar=is_scalar, is_single=is_single)
+
+
+def _id_rows(
+    inputs: dict[str, Any], rows: list[list[Continuation]], *, strip_prompt: bool
+) -> dict[str, np.ndarray]:
+    """Returns prompts and continuations as padded ids."""
+    ids = np.asarray(inputs["token_ids"], np.int32)
+    lengths = np.asarray(inputs["padding_mask"], bool).sum(axis=-1)
+    whole = [
+        np.concatenate([[] if strip_prompt else prompt[:length], new.token_ids])
+        for prompt, length, row in zip(ids, lengths, rows, strict=True)
+        for new in row
+    ]
+    width = max([ids.shape[1], *(len(row) for row in whole)])
+    outputs = {
+        "token_ids": np.zeros([len(whole), width], np.int32),
+        "padding_mask": np.zeros([len(whole), width], bool),
+    }
+    for index, row in enumerate(whole):
+        outputs["token_ids"][index, : len(row)] = row
+        outputs["padding_mask"][index, : len(row)] = True
+    return outputs
+
+
+def string_batches(inputs: Any) -> tuple[Iterable[tf.Tensor], bool]:
+    """Returns prompts as batches of string vectors, and whether it was one string."""
+    if isinstance(inputs, tf.data.Dataset):
+        return (tf.reshape(batch, [-1]) for batch in inputs), False
+    prompts = tf.convert_to_tensor(inputs, tf.string)
+    if prompts.shape.rank == 0:
+        return [prompts[None]], True
+    if prompts.shape.rank != 1:
+        raise ValueError(
+            f"inputs must be a string or a vector of strings, got {prompts.shape}."
+        )
+    return [prompts], False

@@ -1,88 +1,212 @@
-"""The graphs that a model runs from strings, each traced once."""
+"""The graphs that a model runs, each traced once for all settings."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
-from keras_gpt.generation import SETTINGS, GenerationSettings, TextGenerator
+from keras_gpt.generation import (
+    SETTINGS,
+    ContrastiveSettings,
+    Decoder,
+    GenerationSettings,
+    Prefix,
+    Prompts,
+    Request,
+    Stops,
+    TextGenerator,
+    new_tokens,
+    search_contrastively,
+    search_tokens,
+)
+from keras_gpt.layers import kv_cache
 from keras_gpt.sampling.beam_search import BeamSettings
+from keras_gpt.sampling.logits_processors import TokenRules
 from keras_gpt.scoring import score_tokens
 
+_INTEGER = tf.TensorSpec([], tf.int32)
+_INTEGERS = tf.TensorSpec([None], tf.int32)
+_REALS = tf.TensorSpec([None], tf.float32)
+_ROWS_OF_INTEGERS = tf.TensorSpec([None, None], tf.int32)
+_SEQUENCES = tf.TensorSpec([None, None, None], tf.int32)
+_TEXT = tf.TensorSpec([None], tf.string)
+_PROMPTS = Prompts(_ROWS_OF_INTEGERS, _INTEGERS, _INTEGERS)
+_REQUEST = Request(
+    settings=GenerationSettings(
+        *(tf.TensorSpec([None], setting.dtype) for setting in SETTINGS.values())
+    ),
+    stops=Stops(_SEQUENCES, tf.TensorSpec([None, None], tf.string)),
+    rules=TokenRules(
+        bias_sequences=_SEQUENCES,
+        bias_values=tf.TensorSpec([None, None], tf.float32),
+        bad_words=_SEQUENCES,
+        allowed_tokens=_ROWS_OF_INTEGERS,
+        suppressed_tokens=_ROWS_OF_INTEGERS,
+        begin_suppressed_tokens=_ROWS_OF_INTEGERS,
+    ),
+    slides=tf.TensorSpec([None], tf.bool),
+    num_alternatives=_INTEGER,
+)
 
-class TracedFunctions:
-    """What `GPTCausalLM` runs from strings: one trace serves all settings.
+
+class TracedTokenizer:
+    """What `GPTCausalLM` does with strings.
 
     Args:
         generator: `TextGenerator`.
 
     Attributes:
-        generate: text (B,), `GenerationSettings`, stop ids (E,) to `GeneratedText`.
-        count: text (B,) to the prompts' lengths in tokens, int64 (B,).
+        prompt_tokens: text (B,) to ids of prompts, ragged int32 (B, None).
         tokenize: text (B,) to ids, ragged int32 (B, None).
-        score: ids (B, N) to log-probabilities, float32 (B, N).
+        detokenize: ids (B, N), their numbers (B,) and bytes to keep (B,) to string
+            (B,).
     """
 
-    _TEXT = tf.TensorSpec([None], tf.string)
-    _INTEGERS = tf.TensorSpec([None], tf.int32)
-    _REALS = tf.TensorSpec([None], tf.float32)
-    _SETTINGS = GenerationSettings(
-        *(tf.TensorSpec([None], s.dtype) for s in SETTINGS.values())
-    )
-
     def __init__(self, generator: TextGenerator) -> None:
-        self._generator = generator
-        self._searches: dict[int, Any] = {}
+        @_traced([_TEXT])
+        def prompt_tokens(text: Any) -> Any:
+            return generator.prompt_tokens(text)
 
-        @tf.function(
-            input_signature=[self._TEXT, self._SETTINGS, self._INTEGERS],
-            autograph=False,
-        )
-        def generate(text: Any, settings: Any, stop_ids: Any) -> Any:
-            return generator(text, settings=settings, stop_token_ids=stop_ids)
-
-        @tf.function(input_signature=[self._TEXT], autograph=False)
-        def count(text: Any) -> Any:
-            return generator.prompt_tokens(text).row_lengths()
-
-        @tf.function(input_signature=[self._TEXT], autograph=False)
+        @_traced([_TEXT])
         def tokenize(text: Any) -> Any:
             return generator.tokenizer.tokenize(text)
 
-        @tf.function(
-            input_signature=[tf.TensorSpec([None, None], tf.int32)], autograph=False
-        )
-        def score(token_ids: Any) -> Any:
-            start_id = generator.tokenizer.end_token_id or 0
-            return score_tokens(generator.model, token_ids, start_id=start_id)
-
-        self.generate, self.count = generate, count
-        self.tokenize, self.score = tokenize, score
-
-    def search(self, num_beams: int) -> Any:
-        """Returns the beam search of some width, which sets shapes of its graph."""
-        if num_beams in self._searches:
-            return self._searches[num_beams]
-        generator = self._generator
-
-        @tf.function(
-            input_signature=[
-                self._TEXT,
-                self._INTEGERS,
-                BeamSettings(self._REALS, self._INTEGERS),
-                self._INTEGERS,
-            ],
-            autograph=False,
-        )
-        def search(text: Any, max_new: Any, settings: Any, stop_ids: Any) -> Any:
-            return generator.search(
-                text,
-                max_new_tokens=max_new,
-                settings=settings,
-                stop_token_ids=stop_ids,
-                num_beams=num_beams,
+        @_traced([_ROWS_OF_INTEGERS, _INTEGERS, _INTEGERS])
+        def detokenize(token_ids: Any, num_tokens: Any, text_lengths: Any) -> Any:
+            return generator.detokenize(
+                token_ids, num_tokens=num_tokens, text_lengths=text_lengths
             )
 
-        self._searches[num_beams] = search
+        self.prompt_tokens, self.tokenize = prompt_tokens, tokenize
+        self.detokenize = detokenize
+
+
+class TracedDecoder:
+    """What `GPTCausalLM` does with ids, by one `Decoder`.
+
+    Args:
+        decoder: `Decoder`.
+
+    Attributes:
+        generate: `Prompts`, `Request`, `Prefix` and its rows (B,) to
+            `GeneratedTokens`.
+        contrast: the same and `ContrastiveSettings` to `GeneratedTokens`.
+        begin: as `generate`, to a `DecodeState`.
+        prefill: `Prompts`, `Prefix` and its rows to a `Prefix`.
+        new_tokens: `DecodeState` to `GeneratedTokens`.
+        score: ids (B, N) and the id before them, to log-probabilities (B, N).
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._searches: dict[tuple[int, int], Any] = {}
+        self._advance: Any = None
+        empty = Prefix.none(decoder.model)
+        self._prefix = Prefix(
+            _ROWS_OF_INTEGERS,
+            _INTEGERS,
+            tf.nest.map_structure(_growing_spec, empty.cache),
+        )
+        start = [_PROMPTS, _REQUEST, self._prefix, _INTEGERS]
+
+        @_traced(start)
+        def generate(prompts: Any, request: Any, prefix: Any, rows: Any) -> Any:
+            return decoder.generate(prompts, request, prefix=prefix, prefix_rows=rows)
+
+        @_traced([*start, ContrastiveSettings(_REALS, _INTEGERS)])
+        def contrast(
+            prompts: Any, request: Any, prefix: Any, rows: Any, settings: Any
+        ) -> Any:
+            return search_contrastively(
+                decoder,
+                prompts,
+                request,
+                settings=settings,
+                prefix=prefix,
+                prefix_rows=rows,
+            )
+
+        @_traced(start)
+        def begin(prompts: Any, request: Any, prefix: Any, rows: Any) -> Any:
+            return decoder.begin(prompts, request, prefix=prefix, prefix_rows=rows)
+
+        @_traced([_PROMPTS, self._prefix, _INTEGERS])
+        def prefill(prompts: Any, prefix: Any, rows: Any) -> Any:
+            return decoder.prefill(prompts, prefix=prefix, prefix_rows=rows)
+
+        @_traced([_ROWS_OF_INTEGERS, _INTEGER])
+        def score(token_ids: Any, start_id: Any) -> Any:
+            return score_tokens(decoder.model, token_ids, start_id=start_id)
+
+        self.empty_prefix = empty
+        self.generate, self.contrast = generate, contrast
+        self.begin, self.prefill, self.score = begin, prefill, score
+        self.new_tokens = tf.function(
+            new_tokens, autograph=False, reduce_retracing=True
+        )
+
+    def advance(self, state: Any, request: Request, num_steps: int) -> Any:
+        """Goes on with a `DecodeState` for some rounds."""
+        if self._advance is None:
+            decoder = self._decoder
+            whole = self.begin.get_concrete_function().structured_outputs
+            spec = tf.nest.map_structure(_growing_spec, whole)
+
+            @_traced([spec, _REQUEST, _INTEGER])
+            def advance(state: Any, request: Any, num_steps: Any) -> Any:
+                return decoder.advance(state, request, num_steps=num_steps)
+
+            self._advance = advance
+        return self._advance(state, request, tf.constant(num_steps))
+
+    def search(self, num_beams: int, num_groups: int) -> Any:
+        """Returns the beam search of some width, which sets shapes of its graph."""
+        key = (num_beams, num_groups)
+        if key in self._searches:
+            return self._searches[key]
+        decoder = self._decoder
+
+        @_traced(
+            [
+                *(_PROMPTS, _REQUEST, self._prefix, _INTEGERS),
+                *(BeamSettings(_REALS, _INTEGERS), _REALS),
+            ]
+        )
+        def search(
+            prompts: Any,
+            request: Any,
+            prefix: Any,
+            rows: Any,
+            settings: Any,
+            diversity_penalty: Any,
+        ) -> Any:
+            return search_tokens(
+                decoder,
+                prompts,
+                request,
+                settings=settings,
+                num_beams=num_beams,
+                num_groups=num_groups,
+                diversity_penalty=diversity_penalty,
+                prefix=prefix,
+                prefix_rows=rows,
+            )
+
+        self._searches[key] = search
         return search
+
+
+def _traced(signature: list[Any]) -> Callable[[Callable[..., Any]], Any]:
+    return lambda function: tf.function(
+        function, input_signature=signature, autograph=False
+    )
+
+
+def _growing_spec(tensor: Any) -> tf.TensorSpec:
+    """Returns the spec of a tensor; of one of a cache, with any number of slots."""
+    shape = tensor.shape
+    if shape.rank == 4:
+        shape = kv_cache.growing_shape(tf.TensorShape([None, *shape[1:]]))
+    return tf.TensorSpec(shape, tensor.dtype)

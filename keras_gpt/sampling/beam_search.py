@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from keras_gpt.sampling.history import History, completed_by
+
 LOWEST_SCORE = -1e9  # of beams that are not there yet
 # Codes of `BeamSettings.early_stopping`.
 HEURISTIC, WHEN_FULL, NEVER = range(3)
@@ -119,21 +121,25 @@ def begin(*, num_beams: int, num_steps: tf.Tensor, is_open: tf.Tensor) -> BeamSt
 def advance(
     state: BeamState,
     *,
-    logits: tf.Tensor,
+    log_probs: tf.Tensor,
+    gains: tf.Tensor,
     step: tf.Tensor,
     limits: tf.Tensor,
     settings: BeamSettings,
-    stop_token_ids: tf.Tensor,
+    stop_sequences: tf.Tensor,
 ) -> BeamState:
     """Continues every beam by one token.
 
     Args:
         state: `BeamState`.
-        logits: float32 (B, K, V). Of the token after each running beam.
+        log_probs: float32 (B, K, V). Of the token after each running beam.
+        gains: float32 (B, K, V). What each token adds to the beam's score: its
+            log-probability, after the logits processors.
         step: int32 scalar. Tokens that running beams have.
         limits: int32 (B,). Longest continuation of each row.
         settings: `BeamSettings`.
-        stop_token_ids: int32 (E,). Tokens that end a beam.
+        stop_sequences: int32 (B', Q, L), padded in front with -1. Tokens, and
+            sequences of tokens, that end a beam.
 
     Returns:
         `BeamState`; rows that are not open stay as they are.
@@ -141,7 +147,11 @@ def advance(
     num_beams = state.running.scores.shape[1]
     length = step + 1
     candidates, tokens, sources, is_stop = _candidates(
-        state.running, logits=logits, step=step, stop_token_ids=stop_token_ids
+        state.running,
+        log_probs=log_probs,
+        gains=gains,
+        step=step,
+        stop_sequences=stop_sequences,
     )
     ends = is_stop | (length >= limits)[:, None]
 
@@ -177,35 +187,64 @@ def advance(
 
 
 def _candidates(
-    running: Beams, *, logits: tf.Tensor, step: tf.Tensor, stop_token_ids: tf.Tensor
+    running: Beams,
+    *,
+    log_probs: tf.Tensor,
+    gains: tf.Tensor,
+    step: tf.Tensor,
+    stop_sequences: tf.Tensor,
 ) -> tuple[Beams, tf.Tensor, tf.Tensor, tf.Tensor]:
     """The likeliest continuations (B, C), enough that K of them do not stop.
 
     Returns:
         `Beams`; token and running beam of each, int32 (B, C); and whether it stops.
     """
-    num_beams, vocabulary_size = running.scores.shape[1], tf.shape(logits)[2]
-    log_probs = tf.nn.log_softmax(logits)
-    totals = running.scores[:, :, None] + log_probs
-    count = tf.maximum(2, 1 + tf.size(stop_token_ids)) * num_beams
-    scores, places = tf.math.top_k(
-        tf.reshape(totals, [-1, num_beams * vocabulary_size]),
-        tf.minimum(count, num_beams * vocabulary_size),
-    )
+    num_beams, vocabulary_size = running.scores.shape[1], tf.shape(gains)[2]
+    flat = [-1, num_beams * vocabulary_size]
+    totals = tf.reshape(running.scores[:, :, None] + gains, flat)
+    count = tf.maximum(2, 1 + tf.shape(stop_sequences)[1]) * num_beams
+    scores, places = tf.math.top_k(totals, tf.minimum(count, tf.shape(totals)[1]))
     sources, tokens = places // vocabulary_size, places % vocabulary_size
-    is_stop = tf.reduce_any(tokens[:, :, None] == stop_token_ids, axis=-1)
-    beams = running.take(sources)
-    token_log_probs = tf.gather(
-        tf.reshape(log_probs, [-1, num_beams * vocabulary_size]), places, batch_dims=1
+    stop_lengths = _stop_lengths(
+        running, tokens=tokens, sources=sources, stop_sequences=stop_sequences
     )
+    is_stop = stop_lengths > 0
+    beams = running.take(sources)
+    own = tf.gather(tf.reshape(log_probs, flat), places, batch_dims=1)
     writes = ~is_stop[:, :, None] & (tf.range(tf.shape(beams.token_ids)[2]) == step)
     candidates = beams._replace(
         token_ids=tf.where(writes, tokens[:, :, None], beams.token_ids),
-        log_probs=tf.where(writes, token_log_probs[:, :, None], beams.log_probs),
-        num_tokens=beams.num_tokens + tf.cast(~is_stop, tf.int32),
+        log_probs=tf.where(writes, own[:, :, None], beams.log_probs),
+        # The stop sequence is left out, its tokens before the last one too.
+        num_tokens=beams.num_tokens + 1 - stop_lengths,
         scores=scores,
     )
     return candidates, tokens, sources, is_stop
+
+
+def _stop_lengths(
+    running: Beams,
+    *,
+    tokens: tf.Tensor,
+    sources: tf.Tensor,
+    stop_sequences: tf.Tensor,
+) -> tf.Tensor:
+    """int32 (B, C). Length of the stop sequence that a token completes, or 0."""
+    rows, num_beams = tf.unstack(tf.shape(running.num_tokens))
+    lengths = tf.reshape(running.num_tokens, [-1])
+    texts = tf.reshape(running.token_ids, [rows * num_beams, -1])
+    # One token more, since texts may be as long as the array, but not empty.
+    history = History(tf.pad(texts, [[0, 0], [0, 1]]), lengths, tf.zeros_like(lengths))
+    beam_rows = tf.repeat(tf.range(rows), num_beams)
+    last_row = tf.shape(stop_sequences)[0] - 1
+    sequences = tf.gather(stop_sequences, tf.minimum(beam_rows, last_row))
+    begun = completed_by(history, sequences)
+    begun = tf.reshape(begun, [rows, num_beams, tf.shape(begun)[1]])
+    begun = tf.gather(begun, sources, batch_dims=1)
+    is_last = tokens[:, :, None] == stop_sequences[:, None, :, -1]
+    sizes = tf.reduce_sum(tf.cast(stop_sequences >= 0, tf.int32), axis=-1)
+    found = tf.where(begun & is_last, sizes[:, None], 0)
+    return tf.reduce_max(tf.pad(found, [[0, 0], [0, 0], [0, 1]]), axis=-1)
 
 
 def _may_improve(

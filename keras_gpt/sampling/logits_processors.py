@@ -1,4 +1,4 @@
-"""Penalties on logits, from what a text holds so far.
+"""Changes to the logits before a token is chosen.
 
 Order and meaning are those of transformers' logits processors; presence and frequency
 penalties, which it lacks, are those of OpenAI's API and follow the repetition penalty.
@@ -6,26 +6,17 @@ penalties, which it lacks, are those of OpenAI's API and follow the repetition p
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
 
+from keras_gpt.sampling.history import History, completed_by
+
 BANNED_LOGIT = -1e30  # far below any logit; finite, so that no NaN can arise
 
-
-class History(NamedTuple):
-    """The tokens of each row so far.
-
-    Attributes:
-        token_ids: int32 (B, S). The prompt and the new tokens, without a gap; after
-            a row's end, anything.
-        lengths: int32 (B,). Tokens of prompt and continuation.
-        prompt_lengths: int32 (B,).
-    """
-
-    token_ids: tf.Tensor
-    lengths: tf.Tensor
-    prompt_lengths: tf.Tensor
+# A user's own: (logits float32 (B, V), history) -> logits, in graph code.
+LogitsProcessor = Callable[[tf.Tensor, History], tf.Tensor]
 
 
 class Penalties(NamedTuple):
@@ -51,31 +42,121 @@ class Penalties(NamedTuple):
     no_repeat_ngram_size: tf.Tensor
 
     @property
-    def need_history(self) -> tf.Tensor:
-        """Bool scalar. Whether some row looks at its text."""
-        return tf.reduce_any(self._count_tokens | (self.no_repeat_ngram_size > 0))
-
-    @property
     def _count_tokens(self) -> tf.Tensor:
-        return (
+        return tf.reduce_any(
             (self.repetition_penalty != 1.0)
             | (self.presence_penalty != 0.0)
             | (self.frequency_penalty != 0.0)
         )
 
+    @property
+    def are_on(self) -> tf.Tensor:
+        """Bool scalar. Whether some row is penalized."""
+        counts = (self.no_repeat_ngram_size > 0) | (self.min_new_tokens > 0)
+        return self._count_tokens | tf.reduce_any(counts)
 
-def penalize(logits: tf.Tensor, *, penalties: Penalties, history: History) -> tf.Tensor:
-    """Applies the penalties that look at the text.
+
+class TokenRules(NamedTuple):
+    """Tokens, and sequences of tokens, that rows favour or ban.
+
+    B' is B, or 1 for the same in every row. Sequences are padded in front with -1;
+    ids out of the vocabulary stand for nothing.
+
+    Attributes:
+        bias_sequences: int32 (B', W, L). Sequences whose last token is biased where
+            the text ends with those before it.
+        bias_values: float32 (B', W). Added to the logit; several add up.
+        bad_words: int32 (B', W, L). Sequences that the text never gets.
+        allowed_tokens: int32 (B', M). The only tokens that may come, in rows that
+            have any.
+        suppressed_tokens: int32 (B', M). Tokens that never come.
+        begin_suppressed_tokens: int32 (B', M). Tokens that are not the first new one.
+    """
+
+    bias_sequences: tf.Tensor
+    bias_values: tf.Tensor
+    bad_words: tf.Tensor
+    allowed_tokens: tf.Tensor
+    suppressed_tokens: tf.Tensor
+    begin_suppressed_tokens: tf.Tensor
+
+    @classmethod
+    def none(cls) -> TokenRules:
+        """Returns rules that change nothing."""
+        no_sequences, no_tokens = (
+            tf.zeros([1, 0, 1], tf.int32),
+            tf.zeros([1, 0], tf.int32),
+        )
+        return cls(
+            bias_sequences=no_sequences,
+            bias_values=tf.zeros([1, 0]),
+            bad_words=no_sequences,
+            allowed_tokens=no_tokens,
+            suppressed_tokens=no_tokens,
+            begin_suppressed_tokens=no_tokens,
+        )
+
+    @property
+    def are_on(self) -> tf.Tensor:
+        """Bool scalar. Whether there is any."""
+        return tf.add_n([tf.size(field) for field in self]) > 0
+
+
+def process_logits(
+    logits: tf.Tensor,
+    *,
+    penalties: Penalties,
+    rules: TokenRules,
+    stop_sequences: tf.Tensor,
+    history: History,
+    processors: Sequence[LogitsProcessor] = (),
+) -> tf.Tensor:
+    """Applies everything that precedes the filters, in transformers' order.
 
     Args:
         logits: float32 (B, V).
         penalties: `Penalties` of B rows.
-        history: `History`.
+        rules: `TokenRules` of B rows, or of one for all.
+        stop_sequences: int32 (B', Q, L), padded in front with -1. Sequences that end
+            a text.
+        history: `History` of B rows.
+        processors: `LogitsProcessor`s to apply after all others, in order.
 
     Returns:
         float32 (B, V).
     """
-    logits = _penalize_counts(logits, penalties, history)
+    shape = logits.shape
+
+    def apply() -> tf.Tensor:
+        changed = bias(logits, rules, history)
+        changed = penalize(changed, penalties, history)
+        changed = ban_sequences(changed, rules.bad_words, history)
+        early = history.num_new_tokens < penalties.min_new_tokens
+        changed = ban_sequences(
+            changed, stop_sequences, history, rows=early, in_new_text=True
+        )
+        return tf.ensure_shape(restrict(changed, rules, history), shape)
+
+    logits = tf.cond(penalties.are_on | rules.are_on, apply, lambda: logits)
+    for processor in processors:
+        logits = tf.ensure_shape(processor(logits, history), shape)
+    return logits
+
+
+def bias(logits: tf.Tensor, rules: TokenRules, history: History) -> tf.Tensor:
+    """Adds `bias_values` to tokens that would complete `bias_sequences`."""
+    matches = completed_by(history, rules.bias_sequences)
+    values = tf.where(matches, rules.bias_values, 0.0)
+    return logits + _sums(rules.bias_sequences[:, :, -1], values, like=logits)
+
+
+def penalize(logits: tf.Tensor, penalties: Penalties, history: History) -> tf.Tensor:
+    """Applies the penalties that look at the text."""
+    logits = tf.cond(
+        penalties._count_tokens,
+        lambda: _penalize_counts(logits, penalties, history),
+        lambda: logits,
+    )
     return tf.cond(
         tf.reduce_any(penalties.no_repeat_ngram_size > 0),
         lambda: _ban_repeated_ngrams(logits, penalties.no_repeat_ngram_size, history),
@@ -83,28 +164,41 @@ def penalize(logits: tf.Tensor, *, penalties: Penalties, history: History) -> tf
     )
 
 
-def ban_early_stops(
+def ban_sequences(
     logits: tf.Tensor,
+    sequences: tf.Tensor,
+    history: History,
     *,
-    min_new_tokens: tf.Tensor,
-    num_new_tokens: tf.Tensor,
-    stop_token_ids: tf.Tensor,
+    rows: tf.Tensor | bool = True,
+    in_new_text: bool = False,
 ) -> tf.Tensor:
-    """Bans the stop tokens (E,) of rows that have too few new tokens.
+    """Bans tokens that would complete a sequence.
 
     Args:
         logits: float32 (B, V).
-        min_new_tokens: int32 (B,).
-        num_new_tokens: int32 (B,) or scalar.
-        stop_token_ids: int32 (E,).
+        sequences: int32 (B', W, L), padded in front with -1.
+        history: `History`.
+        rows: bool (B,). Rows to look at. Defaults to all.
+        in_new_text: bool. Whether sequences count only behind the prompt.
 
     Returns:
         float32 (B, V).
     """
-    ids = tf.range(tf.shape(logits)[-1])
-    stops = tf.reduce_any(ids[:, None] == stop_token_ids, axis=-1)
-    is_early = num_new_tokens < min_new_tokens
-    return tf.where(is_early[:, None] & stops, BANNED_LOGIT, logits)
+    matches = completed_by(history, sequences, in_new_text=in_new_text)
+    matches &= tf.reshape(rows, [-1, 1])
+    return _ban(logits, sequences[:, :, -1], matches)
+
+
+def restrict(logits: tf.Tensor, rules: TokenRules, history: History) -> tf.Tensor:
+    """Leaves the allowed tokens, less those that are suppressed."""
+    allowed = (
+        _counts(rules.allowed_tokens, rules.allowed_tokens >= 0, like=logits) > 0.0
+    )
+    is_free = ~tf.reduce_any(allowed, axis=-1, keepdims=True)
+    logits = tf.where(allowed | is_free, logits, BANNED_LOGIT)
+    logits = _ban(logits, rules.suppressed_tokens, True)
+    is_first = (history.num_new_tokens == 0)[:, None]
+    return _ban(logits, rules.begin_suppressed_tokens, is_first)
 
 
 def _penalize_counts(
@@ -138,7 +232,8 @@ def _ban_repeated_ngrams(
         is_outside = back > sizes[:, None] - 1
         return back + 1, matches & (is_outside | (before == last[:, None]))
 
-    longest = tf.reduce_max(sizes)
+    # No n-gram is longer than the text, whatever number was asked for.
+    longest = tf.minimum(tf.reduce_max(sizes), width + 1)
     _, matches = tf.while_loop(
         lambda back, _: back < longest,
         narrow,
@@ -146,12 +241,26 @@ def _ban_repeated_ngrams(
         shape_invariants=(tf.TensorShape([]), tf.TensorShape([None, None])),
         parallel_iterations=1,
     )
-    return tf.where(_counts(tokens, matches, like=logits) > 0.0, BANNED_LOGIT, logits)
+    return _ban(logits, tokens, matches)
 
 
-def _counts(tokens: tf.Tensor, which: tf.Tensor, *, like: tf.Tensor) -> tf.Tensor:
+def _ban(logits: tf.Tensor, tokens: tf.Tensor, which: tf.Tensor | bool) -> tf.Tensor:
+    return tf.where(_counts(tokens, which, like=logits) > 0.0, BANNED_LOGIT, logits)
+
+
+def _counts(
+    tokens: tf.Tensor, which: tf.Tensor | bool, *, like: tf.Tensor
+) -> tf.Tensor:
     """float32 (B, V). How often each token stands at the places `which` (B, S)."""
-    rows = tf.range(tf.shape(tokens)[0])[:, None]
-    indices = tf.stack([tf.broadcast_to(rows, tf.shape(tokens)), tokens], axis=-1)
-    inside = tf.where(which[:, :, None], indices, 0)
-    return tf.scatter_nd(inside, tf.cast(which, tf.float32), tf.shape(like))
+    return _sums(tokens, tf.cast(which, tf.float32), like=like)
+
+
+def _sums(tokens: tf.Tensor, values: tf.Tensor, *, like: tf.Tensor) -> tf.Tensor:
+    """float32 (B, V). Sums of the `values` (B', S) that each token has."""
+    rows, vocabulary_size = tf.unstack(tf.shape(like))
+    shape = [rows, tf.shape(tokens)[1]]
+    values, tokens = (tf.broadcast_to(x, shape) for x in (values, tokens))
+    is_known = (tokens >= 0) & (tokens < vocabulary_size)
+    numbers = tf.broadcast_to(tf.range(rows)[:, None], shape)
+    indices = tf.where(is_known[:, :, None], tf.stack([numbers, tokens], axis=-1), 0)
+    return tf.scatter_nd(indices, tf.where(is_known, values, 0.0), tf.shape(like))

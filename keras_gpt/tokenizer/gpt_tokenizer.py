@@ -154,6 +154,12 @@ class GPTTokenizer(keras_nlp.tokenizers.Tokenizer):
         return [t.encode() if t in special else text_of(t) for t in self._tokens]
 
     @property
+    def token_text(self) -> tf.Tensor:
+        """String (V,). What each token adds to a text that goes on after it."""
+        self._check_ready()
+        return self._token_bytes
+
+    @property
     def trackables(self) -> list[Any]:
         """Tables that a `tf.Module` must hold to be saved with this tokenizer."""
         self._check_ready()

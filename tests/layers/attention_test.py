@@ -5,7 +5,16 @@ import pytest
 import tensorflow as tf
 
 from keras_gpt.layers.attention import attend
-from keras_gpt.layers.kv_cache import LayerCache, empty_cache, write
+from keras_gpt.layers.kv_cache import (
+    SLOTS_AT_ONCE,
+    KVCache,
+    LayerCache,
+    cache_rows,
+    empty_cache,
+    grow,
+    move,
+    write,
+)
 from keras_gpt.layers.masks import AttentionMask
 from keras_gpt.layers.mlp import gelu_approximate
 
@@ -53,9 +62,9 @@ def test_mask_is_causal_and_hides_padded_keys():
     ]
 
 
-def test_mask_over_a_cache_follows_positions():
+def test_mask_over_a_cache_follows_slots():
     mask = AttentionMask()(
-        tf.zeros((2, 1)), positions=tf.constant([[2], [0]]), num_keys=tf.constant(4)
+        tf.zeros((2, 1)), slots=tf.constant([[2], [0]]), num_keys=tf.constant(4)
     )
     assert mask.numpy()[:, 0, 0].tolist() == [
         [True, True, True, False],
@@ -73,14 +82,42 @@ def test_cache_write_puts_each_token_in_its_slot():
         dtype="float32",
     ).layers[0]
     new = RNG.normal(size=(2, 2, 2, 3)).astype(np.float32)
-    got = write(
-        LayerCache(*cache), key=new, value=-new, positions=tf.constant([[0, 1], [3, 2]])
-    )
+    rows = cache_rows(tf.constant([[0, 1], [3, 2]]), num_heads=2, num_slots=4)
+    got = write(LayerCache(*cache), key=new, value=-new, rows=rows)
     expected = np.zeros((2, 2, 4, 3), np.float32)
     expected[0, :, [0, 1]] = new[0].transpose(1, 0, 2)
     expected[1, :, [3, 2]] = new[1].transpose(1, 0, 2)
     np.testing.assert_array_equal(got.key, expected)
     np.testing.assert_array_equal(got.value, -expected)
+
+
+def random_cache(num_slots):
+    def table():
+        return tf.constant(RNG.normal(size=(2, 2, num_slots, 3)), tf.float32)
+
+    return KVCache(tuple(LayerCache(table(), table()) for _ in range(2)))
+
+
+@pytest.mark.parametrize("wanted", [4, 5, 128, 129])
+def test_a_cache_grows_and_keeps_what_it_holds(wanted):
+    cache = random_cache(4)
+    grown = grow(cache, tf.constant(wanted))
+    size = 4 if wanted <= 4 else -(-wanted // SLOTS_AT_ONCE) * SLOTS_AT_ONCE
+    assert int(grown.num_slots) == size
+    for old, new in zip(tf.nest.flatten(cache), tf.nest.flatten(grown), strict=True):
+        np.testing.assert_array_equal(new[:, :, :4], old)
+        assert not new[:, :, 4:].numpy().any()
+
+
+def test_slots_move_within_their_rows():
+    cache = random_cache(5)
+    source, target = np.array([4, 2], np.int32), np.array([1, 2], np.int32)
+    moved = move(cache, source=tf.constant(source), target=tf.constant(target))
+    for old, new in zip(tf.nest.flatten(cache), tf.nest.flatten(moved), strict=True):
+        expected = old.numpy().copy()
+        for row in range(2):
+            expected[row, :, target[row]] = old[row, :, source[row]]
+        np.testing.assert_array_equal(new, expected)
 
 
 def test_gelu_is_tensorflows_tanh_gelu():

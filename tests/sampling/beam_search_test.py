@@ -69,11 +69,12 @@ def search(cases, *, num_beams, stops):
         ]
         state = beam_search.advance(
             state,
-            logits=tf.constant(logits),
+            log_probs=tf.constant(logits),
+            gains=tf.constant(logits),
             step=tf.constant(step),
             limits=tf.constant(limits),
             settings=settings,
-            stop_token_ids=tf.constant(stops, tf.int32),
+            stop_sequences=tf.constant(stops, tf.int32, shape=[1, len(stops), 1]),
         )
     assert not state.is_open.numpy().any()
     return state.finished
@@ -143,11 +144,12 @@ def test_closed_rows_stay_empty():
     )
     state = beam_search.advance(
         state,
-        logits=tf.random.normal([2, 2, VOCABULARY_SIZE]),
+        log_probs=tf.zeros([2, 2, VOCABULARY_SIZE]),
+        gains=tf.zeros([2, 2, VOCABULARY_SIZE]),
         step=tf.constant(0),
         limits=tf.constant([1, 1]),
         settings=BeamSettings(tf.ones([2]), tf.zeros([2], tf.int32)),
-        stop_token_ids=tf.constant([], tf.int32),
+        stop_sequences=tf.zeros([1, 0, 1], tf.int32),
     )
     assert state.finished.num_tokens.numpy().tolist() == [[1, 1], [0, 0]]
     assert state.finished.is_there.numpy().tolist() == [[True, True], [False, False]]

@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 from keras_gpt.generation import SETTINGS, GenerationSettings
-from keras_gpt.sampling import History, keep, penalize
-from keras_gpt.sampling.logits_processors import BANNED_LOGIT, ban_early_stops
+from keras_gpt.sampling import History, TokenRules, keep, process_logits
+from keras_gpt.sampling.logits_processors import BANNED_LOGIT
 
 GOLDEN = dict(
     np.load(pathlib.Path(__file__).parents[1] / "testdata" / "processors.npz")
@@ -42,15 +42,14 @@ def history_of(token_ids, *, lengths=None, prompt_lengths=PROMPT_LENGTH):
     )
 
 
-def processed(logits, settings, history):
-    logits = penalize(
-        tf.constant(logits), penalties=settings.penalties, history=history
-    )
-    return ban_early_stops(
-        logits,
-        min_new_tokens=settings.min_new_tokens,
-        num_new_tokens=history.lengths - history.prompt_lengths,
-        stop_token_ids=tf.constant([STOP_ID]),
+def processed(logits, settings, history, *, rules=None, processors=()):
+    return process_logits(
+        tf.constant(logits),
+        penalties=settings.penalties,
+        rules=TokenRules.none() if rules is None else rules,
+        stop_sequences=tf.constant([[[STOP_ID]]]),
+        history=history,
+        processors=processors,
     )
 
 
@@ -117,10 +116,10 @@ def test_rows_of_their_own_lengths_and_penalties():
         "frequency_penalty": generator.choice([0.0, 0.3, -0.2], rows),
         "no_repeat_ngram_size": generator.integers(0, 5, rows),
     }
-    got = penalize(
-        tf.constant(logits),
-        penalties=settings_of(rows, **given).penalties,
-        history=history_of(token_ids, lengths=lengths, prompt_lengths=prompt_lengths),
+    got = processed(
+        logits,
+        settings_of(rows, **given),
+        history_of(token_ids, lengths=lengths, prompt_lengths=prompt_lengths),
     )
     names = {"repetition": "repetition_penalty", "presence": "presence_penalty"}
     names |= {"frequency": "frequency_penalty", "ngram": "no_repeat_ngram_size"}

@@ -218,7 +218,7 @@ def test_generate_by_beams(run_folder, capsys):
     expected = lm.generate("Line", max_new_tokens=5, num_beams=3)
     assert capsys.readouterr().out == expected + "\n"
     assert cli.main(["generate", *arguments, "--prompt=Line", "--top_k=2"]) == 2
-    assert "top_k must be None with num_beams=3" in capsys.readouterr().err
+    assert "top_k must not be given with num_beams=3" in capsys.readouterr().err
 
 
 def test_generate_reads_standard_input(run_folder, monkeypatch, capsys):

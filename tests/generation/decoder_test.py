@@ -10,7 +10,15 @@ from keras_gpt import (
     GPTCausalLMPreprocessor,
     generation,
 )
-from keras_gpt.generation import GenerationSettings, generate_tokens
+from keras_gpt.generation import (
+    UNFINISHED,
+    Decoder,
+    GenerationSettings,
+    Prompts,
+    Request,
+    Stops,
+    search_tokens,
+)
 from keras_gpt.sampling.beam_search import BeamSettings
 
 PROMPTS = ["The king", "", "a\n\nb said", "O", "my lord, what say you to the"]
@@ -33,6 +41,16 @@ def settings_of(rows, *, max_new_tokens=8, temperature=0.0, seed=0, **knobs):
     )
 
 
+def generate_tokens(backbone, prompt_ids, prompt_lengths, settings, stop_ids=()):
+    prompts = Prompts(
+        tf.constant(prompt_ids),
+        tf.constant(prompt_lengths),
+        tf.fill([len(prompt_lengths)], UNFINISHED),
+    )
+    request = Request.of(settings, stops=Stops.at(list(stop_ids)))
+    return Decoder(backbone).generate(prompts, request)
+
+
 def greedy_oracle(backbone, prompt, count):
     """Whole forward pass for each token, no cache."""
     ids = list(prompt)
@@ -50,13 +68,7 @@ def test_greedy_equals_uncached_forward_passes(causal_lm):
     prompts = np.zeros((3, 9), np.int32)
     for row, ids in enumerate(rows):
         prompts[row, : len(ids)] = ids
-    got = generate_tokens(
-        backbone,
-        prompt_ids=tf.constant(prompts),
-        prompt_lengths=tf.constant(lengths),
-        settings=settings_of(3),
-        stop_token_ids=tf.constant([], tf.int32),
-    )
+    got = generate_tokens(backbone, prompts, lengths, settings_of(3))
     for row, ids in enumerate(rows):
         assert got.token_ids[row].numpy().tolist() == greedy_oracle(backbone, ids, 8)
     assert got.num_tokens.numpy().tolist() == [8, 8, 8]
@@ -66,11 +78,7 @@ def test_log_probs_are_the_models(causal_lm):
     backbone = causal_lm.backbone
     prompt = np.array([[5, 6, 7]], np.int32)
     got = generate_tokens(
-        backbone,
-        prompt_ids=tf.constant(prompt),
-        prompt_lengths=tf.constant([3]),
-        settings=settings_of(1, temperature=1.0, seed=5),
-        stop_token_ids=tf.constant([], tf.int32),
+        backbone, prompt, [3], settings_of(1, temperature=1.0, seed=5)
     )
     ids = np.concatenate([prompt, got.token_ids], axis=1)
     log_probs = tf.nn.log_softmax(backbone.logits(backbone.forward(ids).hidden))[0]
@@ -83,13 +91,7 @@ def test_stop_token_ends_its_row_and_is_left_out(causal_lm):
     prompt = np.array([[5, 6, 7], [9, 8, 1]], np.int32)
     free = greedy_oracle(backbone, prompt[0], 8)
     stop = next(token for token in free[1:] if token != free[0])
-    got = generate_tokens(
-        backbone,
-        prompt_ids=tf.constant(prompt),
-        prompt_lengths=tf.constant([3, 3]),
-        settings=settings_of(2),
-        stop_token_ids=tf.constant([stop]),
-    )
+    got = generate_tokens(backbone, prompt, [3, 3], settings_of(2), stop_ids=[stop])
     count = free.index(stop)
     assert got.num_tokens[0] == count
     assert got.token_ids[0, :count].numpy().tolist() == free[:count]
@@ -100,10 +102,9 @@ def test_context_ends_generation(causal_lm):
     context = causal_lm.backbone.config.max_sequence_length
     got = generate_tokens(
         causal_lm.backbone,
-        prompt_ids=tf.ones([2, context - 2], tf.int32),
-        prompt_lengths=tf.constant([context - 2, 4]),
-        settings=settings_of(2, max_new_tokens=5),
-        stop_token_ids=tf.constant([], tf.int32),
+        np.ones([2, context - 2], np.int32),
+        [context - 2, 4],
+        settings_of(2, max_new_tokens=5),
     )
     assert got.num_tokens.numpy().tolist() == [2, 5]
     assert [generation.FINISH_REASONS[r] for r in got.finish_reason] == ["length"] * 2
@@ -142,7 +143,7 @@ def test_settings_may_differ_by_row(causal_lm):
 
 def test_one_trace_serves_every_setting(causal_lm):
     causal_lm.generate("warm", max_new_tokens=1)
-    generate = causal_lm._traced_functions().generate
+    generate = causal_lm._runner().decoder().generate
     for index in range(20):
         causal_lm.generate(
             PROMPTS[: 1 + index % 4],
@@ -152,7 +153,7 @@ def test_one_trace_serves_every_setting(causal_lm):
             top_p=1.0 - index / 40,
             seed=index,
         )
-    assert causal_lm._traced_functions().generate is generate
+    assert causal_lm._runner().decoder().generate is generate
     assert generate.experimental_get_tracing_count() == 1
 
 
@@ -218,14 +219,12 @@ def test_a_bad_row_fails_alone(causal_lm):
     generator = causal_lm.text_generator()
     good = generator(
         tf.constant(["The king", "The king"]),
-        settings=settings_of(2),
-        stop_token_ids=tf.constant([], tf.int32),
+        Request.of(settings_of(2), stops=Stops.at([])),
     )
     settings = settings_of(4)._replace(temperature=tf.constant([0.0, 0.0, -1.0, 0.0]))
     mixed = generator(
         tf.constant([b"The king", b"word " * 200, b"The", b"\xff"]),
-        settings=settings,
-        stop_token_ids=tf.constant([], tf.int32),
+        Request.of(settings, stops=Stops.at([])),
     )
     reasons = [generation.FINISH_REASONS[r] for r in mixed.tokens.finish_reason]
     assert reasons == ["length", "prompt_too_long", "invalid_input", "invalid_input"]
@@ -380,7 +379,7 @@ def test_search_returns_one_text_by_default(causal_lm):
 
 def test_one_trace_serves_every_setting_of_a_search(causal_lm):
     causal_lm.generate("warm", max_new_tokens=1, num_beams=2)
-    search = causal_lm._traced_functions().search(2)
+    search = causal_lm._runner().decoder().search(2, 1)
     for index in range(6):
         causal_lm.generate(
             PROMPTS[: 1 + index % 4],
@@ -389,7 +388,7 @@ def test_one_trace_serves_every_setting_of_a_search(causal_lm):
             length_penalty=index / 3,
             early_stopping=[True, False, "never"][index % 3],
         )
-    assert causal_lm._traced_functions().search(2) is search
+    assert causal_lm._runner().decoder().search(2, 1) is search
     assert search.experimental_get_tracing_count() == 1
 
 
@@ -398,8 +397,8 @@ def test_one_trace_serves_every_setting_of_a_search(causal_lm):
     [
         ({"num_beams": 0}, "num_beams must be a positive integer, got 0"),
         ({"num_beams": 2.0}, "num_beams must be a positive integer, got 2.0"),
-        ({"num_return_sequences": 2}, "must be at most num_beams, 1, got 2"),
-        ({"num_beams": 2, "top_k": 3}, "top_k must be None with num_beams=2"),
+        ({"num_beams": 2, "num_return_sequences": 3}, "at most num_beams, 2, got 3"),
+        ({"num_beams": 2, "top_k": 3}, "top_k must not be given with num_beams=2"),
         ({"num_beams": 2, "early_stopping": "yes"}, "early_stopping must be True, Fal"),
         ({"num_beams": 2, "length_penalty": [1.0, 2.0]}, "length_penalty must be one"),
         ({"num_beams": 2, "length_penalty": np.nan}, "length_penalty must be finite"),
@@ -413,22 +412,21 @@ def test_arguments_of_a_search_are_checked(causal_lm, arguments, message):
 def test_a_bad_row_does_not_disturb_a_search(causal_lm):
     generator = causal_lm.text_generator()
     texts = ["The king", "b\xff".encode("latin-1"), "word " * 200, "O my"]
-    found = generator.search(
-        tf.constant(texts),
-        max_new_tokens=tf.constant([4, 4, 4, 0]),
+    settings = settings_of(4)._replace(max_new_tokens=tf.constant([4, 4, 4, 0]))
+    found = search_tokens(
+        generator.decoder,
+        generator.prompts(tf.constant(texts), settings=settings),
+        Request.of(settings, stops=Stops.at([])),
         settings=BeamSettings(tf.ones([4]), tf.zeros([4], tf.int32)),
-        stop_token_ids=tf.constant([], tf.int32),
         num_beams=2,
     )
-    reasons = found.tokens.finish_reason.numpy()
-    names = [generation.FINISH_REASONS[code] for code in reasons[:, 0]]
+    names = [generation.FINISH_REASONS[code] for code in found.finish_reason[:, 0]]
     assert names == ["length", "invalid_input", "prompt_too_long", "length"]
+    assert found.num_tokens[:, 0].numpy().tolist() == [4, 0, 0, 0]
     expected = causal_lm.generate(
-        "The king", max_new_tokens=4, num_beams=2, strip_prompt=True
+        "The king", max_new_tokens=4, num_beams=2, return_details=True
     )
-    first = found.generated_bytes.numpy()[:, 0]
-    assert first[0].decode("utf-8", errors="replace") == expected
-    assert first.tolist()[1:] == [b"", b"", b""]
+    np.testing.assert_array_equal(found.token_ids[0, 0], expected.token_ids)
 
 
 def test_ids_that_the_tokenizer_lacks_are_never_generated(tokenizer):

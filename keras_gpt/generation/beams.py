@@ -1,0 +1,267 @@
+"""Beam search over a model: the rounds that `keras_gpt.sampling.beam_search` scores."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from keras_gpt.generation.decoder import Decoder, begin_rows, row_limits
+from keras_gpt.generation.feeding import feed
+from keras_gpt.generation.state import (
+    LENGTH,
+    STOP,
+    UNFINISHED,
+    Prefix,
+    Prompts,
+    Request,
+)
+from keras_gpt.layers import kv_cache
+from keras_gpt.layers.kv_cache import KVCache
+from keras_gpt.sampling import beam_search
+from keras_gpt.sampling.beam_search import Beams, BeamSettings, BeamState
+from keras_gpt.sampling.history import History
+
+
+class FoundTokens(NamedTuple):
+    """Result of a beam search: K beams of each row, best first.
+
+    Attributes:
+        token_ids: int32 (B, K, N). New tokens without those that stopped the beam; 0
+            after its end.
+        log_probs: float32 (B, K, N). Log-probabilities of those tokens; 0 after the
+            beam's end.
+        num_tokens: int32 (B, K).
+        finish_reason: int32 (B, K). Index into `FINISH_REASONS`.
+        scores: float32 (B, K). Sum of the log-probabilities after the logits
+            processors, the stop token's included, over length ** length_penalty.
+    """
+
+    token_ids: tf.Tensor
+    log_probs: tf.Tensor
+    num_tokens: tf.Tensor
+    finish_reason: tf.Tensor
+    scores: tf.Tensor
+
+
+class _Loop(NamedTuple):
+    """State of a search.
+
+    Attributes:
+        step: int32 scalar. Tokens that running beams have.
+        groups: a `BeamState` of each group of beams.
+        num_cached: int32 (B * K,).
+        cache: `KVCache` of all beams of all rows.
+    """
+
+    step: tf.Tensor
+    groups: tuple[BeamState, ...]
+    num_cached: tf.Tensor
+    cache: KVCache
+
+
+def search_tokens(
+    decoder: Decoder,
+    prompts: Prompts,
+    request: Request,
+    *,
+    settings: BeamSettings,
+    num_beams: int,
+    num_groups: int = 1,
+    diversity_penalty: tf.Tensor | None = None,
+    prefix: Prefix | None = None,
+    prefix_rows: tf.Tensor | None = None,
+) -> FoundTokens:
+    """Continues each prompt by beam search.
+
+    The rules are transformers'; see `keras_gpt.sampling.beam_search`. Logits
+    processors change log-probabilities, as there. With groups, it is diverse beam
+    search (Vijayakumar et al. 2018): each group searches for itself, after those
+    before it, and loses `diversity_penalty` for each of their beams that has just
+    taken the same token.
+
+    Args:
+        decoder: `Decoder`.
+        prompts: `Prompts` of B rows.
+        request: `Request` of B rows; of its settings, those of sampling count for
+            nothing, and so do stop strings.
+        settings: `BeamSettings` of B rows.
+        num_beams: int (K), at least 1.
+        num_groups: int (G). Divides `num_beams`. Defaults to 1.
+        diversity_penalty: float32 (B,). Needed with groups.
+        prefix: `Prefix`. Optional.
+        prefix_rows: int32 (B,). As in `Decoder.begin`.
+
+    Returns:
+        `FoundTokens`, beams best first.
+    """
+    prefix, prefix_rows = begin_rows(decoder.model, prompts, prefix, prefix_rows)
+    # One prefill serves all beams of a row.
+    whole = decoder.prefill(prompts, prefix=prefix, prefix_rows=prefix_rows)
+    limits, finish_reason = row_limits(
+        prompts.finish_reason,
+        max_new_tokens=request.settings.max_new_tokens,
+        room=decoder.context - whole.lengths,
+    )
+    num_steps = tf.reduce_max(tf.concat([limits, [0]], axis=0))
+    rows = tf.repeat(tf.range(tf.shape(limits)[0]), num_beams)
+    group = beam_search.begin(
+        num_beams=num_beams // num_groups,
+        num_steps=num_steps,
+        is_open=finish_reason == UNFINISHED,
+    )
+    lengths = tf.gather(whole.lengths, rows)
+    loop = _Loop(
+        step=tf.constant(0),
+        groups=(group,) * num_groups,
+        num_cached=lengths - 1,
+        cache=kv_cache.take_rows(whole.cache, rows),
+    )
+    beam_request = _repeat_rows(request, rows)
+
+    def is_open(now: _Loop) -> tf.Tensor:
+        rows_open = tf.stack([tf.reduce_any(group.is_open) for group in now.groups])
+        return (now.step < num_steps) & tf.reduce_any(rows_open)
+
+    def go_on(now: _Loop) -> tuple[_Loop]:
+        history = _history(whole, rows, now)
+        log_probs, gains, cache = _score(decoder, history, beam_request, now)
+        groups = _advance_groups(
+            now,
+            log_probs=log_probs,
+            gains=gains,
+            limits=limits,
+            settings=settings,
+            stop_sequences=request.stops.sequences,
+            diversity_penalty=diversity_penalty,
+        )
+        sources = _beam_rows(groups, num_beams=num_beams)
+        return (_Loop(now.step + 1, groups, history.lengths, _reorder(cache, sources)),)
+
+    shapes = tf.nest.map_structure(lambda x: x.shape, loop)
+    shapes = shapes._replace(cache=kv_cache.growing_shapes(loop.cache))
+    (loop,) = tf.while_loop(
+        is_open, go_on, (loop,), shape_invariants=(shapes,), parallel_iterations=1
+    )
+    return _found_tokens(_best(loop.groups, num_beams=num_beams), finish_reason)
+
+
+def _repeat_rows(request: Request, rows: tf.Tensor) -> Request:
+    """Returns the request of each beam: that of the row numbered `rows` (B * K,)."""
+
+    def take(field: tf.Tensor) -> tf.Tensor:
+        # What is the same in every row has one row.
+        return tf.gather(field, tf.minimum(rows, tf.shape(field)[0] - 1))
+
+    per_row = request._replace(num_alternatives=tf.zeros([1], tf.int32))
+    return tf.nest.map_structure(take, per_row)._replace(
+        num_alternatives=request.num_alternatives
+    )
+
+
+def _history(whole: Prefix, rows: tf.Tensor, now: _Loop) -> History:
+    """Returns the text of each beam: `History` of B * K rows."""
+    new = tf.concat([group.running.token_ids for group in now.groups], axis=1)
+    new = tf.reshape(new, [tf.shape(rows)[0], tf.shape(new)[2]])
+    before = tf.gather(whole.lengths, rows)
+    width = tf.shape(whole.token_ids)[1]
+    both = tf.concat([tf.gather(whole.token_ids, rows), new], axis=1)
+    places = tf.range(tf.shape(both)[1])[None, :]
+    beyond = tf.minimum(width + places - before[:, None], tf.shape(both)[1] - 1)
+    places = tf.where(places < before[:, None], places, beyond)
+    tokens = tf.gather(both, places, batch_dims=1)
+    return History(tokens, before + now.step, before)
+
+
+def _score(
+    decoder: Decoder, history: History, request: Request, now: _Loop
+) -> tuple[tf.Tensor, tf.Tensor, KVCache]:
+    """Runs the beams; returns log-probabilities, gains (B * K, V), and the cache."""
+    fed = feed(
+        decoder.model,
+        token_ids=history.token_ids,
+        lengths=history.lengths,
+        num_cached=now.num_cached,
+        cache=now.cache,
+        num_hidden=1,
+    )
+    log_probs = tf.nn.log_softmax(decoder.model.logits(fed.hidden[:, 0]))
+    return log_probs, decoder.process(log_probs, history, request), fed.cache
+
+
+def _advance_groups(
+    now: _Loop,
+    *,
+    log_probs: tf.Tensor,
+    gains: tf.Tensor,
+    limits: tf.Tensor,
+    settings: BeamSettings,
+    stop_sequences: tf.Tensor,
+    diversity_penalty: tf.Tensor | None,
+) -> tuple[BeamState, ...]:
+    """Continues each group, the later ones away from what the earlier ones took."""
+    size = now.groups[0].running.scores.shape[1]
+    shape = [tf.shape(limits)[0], size * len(now.groups), log_probs.shape[1]]
+    log_probs, gains = (tf.reshape(x, shape) for x in (log_probs, gains))
+    groups: list[BeamState] = []
+    taken = tf.zeros([shape[0], shape[2]])  # how many beams took each token
+    for index, group in enumerate(now.groups):
+        mine = slice(index * size, (index + 1) * size)
+        gain = gains[:, mine]
+        if index:
+            gain -= diversity_penalty[:, None, None] * taken[:, None]
+        group = beam_search.advance(
+            group,
+            log_probs=log_probs[:, mine],
+            gains=gain,
+            step=now.step,
+            limits=limits,
+            settings=settings,
+            stop_sequences=stop_sequences,
+        )
+        chosen = tf.one_hot(group.next_tokens, shape[2])
+        was_open = now.groups[index].is_open[:, None]
+        taken += tf.where(was_open, tf.reduce_sum(chosen, axis=1), 0.0)
+        groups.append(group)
+    return tuple(groups)
+
+
+def _beam_rows(groups: tuple[BeamState, ...], *, num_beams: int) -> tf.Tensor:
+    """int32 (B * K,). Row of the cache that each running beam continues."""
+    size = num_beams // len(groups)
+    sources = tf.concat(
+        [size * index + group.sources for index, group in enumerate(groups)], axis=1
+    )
+    rows = tf.range(tf.shape(sources)[0])[:, None] * num_beams
+    return tf.reshape(rows + sources, [-1])
+
+
+def _reorder(cache: KVCache, rows: tf.Tensor) -> KVCache:
+    is_same = tf.reduce_all(rows == tf.range(tf.shape(rows)[0]))
+    reordered = tf.cond(is_same, lambda: cache, lambda: kv_cache.take_rows(cache, rows))
+    return tf.nest.map_structure(
+        lambda new, old: tf.ensure_shape(new, old.shape), reordered, cache
+    )
+
+
+def _best(groups: tuple[BeamState, ...], *, num_beams: int) -> Beams:
+    """Returns the finished beams of all groups, best first."""
+    beams = groups[0].finished
+    for group in groups[1:]:
+        beams = beams.merge(group.finished)
+    return beams.take(tf.math.top_k(beams.scores, num_beams)[1])
+
+
+def _found_tokens(beams: Beams, finish_reason: tf.Tensor) -> FoundTokens:
+    ended = tf.where(beams.ended, STOP, LENGTH)
+    unused = finish_reason[:, None] != UNFINISHED
+    num_tokens = tf.where(unused, 0, beams.num_tokens)
+    longest = tf.reduce_max(tf.concat([tf.reshape(num_tokens, [-1]), [0]], axis=0))
+    is_there = tf.range(longest) < num_tokens[:, :, None]
+    return FoundTokens(
+        token_ids=tf.where(is_there, beams.token_ids[:, :, :longest], 0),
+        log_probs=tf.where(is_there, beams.log_probs[:, :, :longest], 0.0),
+        num_tokens=num_tokens,
+        finish_reason=tf.where(unused, finish_reason[:, None], ended),
+        scores=tf.where(unused, 0.0, beams.scores),
+    )

@@ -1,0 +1,163 @@
+"""Strings in, strings out: tokenizer, decode loop and detokenizer as graph code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from keras_gpt.generation.decoder import Decoder
+from keras_gpt.generation.drafts import Drafter
+from keras_gpt.generation.settings import GenerationSettings
+from keras_gpt.generation.state import (
+    INVALID_INPUT,
+    PROMPT_TOO_LONG,
+    UNFINISHED,
+    GeneratedTokens,
+    LanguageModel,
+    Prompts,
+    Request,
+)
+from keras_gpt.sampling.logits_processors import BANNED_LOGIT, LogitsProcessor
+
+
+class GeneratedText(NamedTuple):
+    """Result of generation from strings.
+
+    Attributes:
+        generated_bytes: string (B,). The new text, exactly; it may end or begin
+            inside a character.
+        tokens: `GeneratedTokens`.
+    """
+
+    generated_bytes: tf.Tensor
+    tokens: GeneratedTokens
+
+
+class TextGenerator:
+    """A `Decoder` with the tokenizer of its model.
+
+    Args:
+        model: a `LanguageModel`.
+        tokenizer: a `GPTTokenizer` of the same vocabulary size or smaller: ids that
+            it lacks (models are often padded with some) are never generated.
+        add_start_token: bool. Whether prompts begin with the end-of-text token, as
+            they do in training when the preprocessor adds it. An empty prompt
+            always does. Defaults to False.
+        processors: `LogitsProcessor`s, as for `Decoder`. Defaults to none.
+        drafter: `Drafter`, as for `Decoder`. Optional.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        *,
+        tokenizer: Any,
+        add_start_token: bool = False,
+        processors: Sequence[LogitsProcessor] = (),
+        drafter: Drafter | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        num_ids = tokenizer.vocabulary_size()
+        if num_ids < model.config.vocabulary_size:
+            model = _WithinVocabulary(model, num_ids=num_ids)
+        self.model = model
+        self.add_start_token = add_start_token
+        self.decoder = Decoder(
+            model,
+            token_text=tokenizer.token_text,
+            text_start=tokenizer.continuation_separator,
+            processors=processors,
+            drafter=drafter,
+        )
+
+    def prompt_tokens(self, text: tf.Tensor) -> tf.RaggedTensor:
+        """Returns the ids (B, ragged) that the prompts `text` (B,) become."""
+        tokens = self.tokenizer.tokenize(text)
+        start_id = self.tokenizer.end_token_id or 0
+        start = tf.fill([tf.shape(text)[0], 1], start_id)
+        if not self.add_start_token:
+            needed = tf.cast(tokens.row_lengths() == 0, tf.int64)
+            start = tf.RaggedTensor.from_row_lengths(
+                tf.fill([tf.reduce_sum(needed)], start_id), needed
+            )
+        else:
+            start = tf.RaggedTensor.from_tensor(start)
+        return tf.concat([tf.cast(start, tf.int32), tokens], axis=1)
+
+    def __call__(self, text: tf.Tensor, request: Request) -> GeneratedText:
+        """Generates one continuation per prompt; a bad row never fails the others.
+
+        Args:
+            text: string (B,). UTF-8 prompts. An empty prompt starts from the
+                end-of-text token.
+            request: `Request` of B rows. Rows whose settings are out of range end
+                with `INVALID_INPUT`.
+
+        Returns:
+            `GeneratedText`. Prompts that leave no room end with `PROMPT_TOO_LONG`,
+            invalid UTF-8 with `INVALID_INPUT`; both with an empty text.
+        """
+        prompts = self.prompts(text, settings=request.settings)
+        tokens = self.decoder.generate(prompts, request)
+        return GeneratedText(self.text_of(tokens), tokens)
+
+    def text_of(self, tokens: GeneratedTokens) -> tf.Tensor:
+        """Returns what new tokens add to their prompts: string (B,)."""
+        return self.detokenize(
+            tokens.token_ids,
+            num_tokens=tokens.num_tokens,
+            text_lengths=tokens.text_lengths,
+        )
+
+    def detokenize(
+        self, token_ids: tf.Tensor, *, num_tokens: tf.Tensor, text_lengths: tf.Tensor
+    ) -> tf.Tensor:
+        """Turns tokens (B, N) that continue a text into strings (B,).
+
+        Args:
+            token_ids: int32 (B, N).
+            num_tokens: int32 (B,).
+            text_lengths: int32 (B,). Bytes to keep of each; -1 for all.
+        """
+        ragged = tf.RaggedTensor.from_tensor(token_ids, num_tokens)
+        text = self.tokenizer.detokenize(ragged)
+        separator = self.tokenizer.continuation_separator
+        if separator:
+            joined = tf.strings.join([separator, text])
+            text = tf.where(num_tokens > 0, joined, text)
+        whole = tf.strings.length(text)
+        kept = tf.where(text_lengths < 0, whole, tf.minimum(text_lengths, whole))
+        return tf.strings.substr(text, tf.zeros_like(kept), kept)
+
+    def prompts(self, text: tf.Tensor, *, settings: GenerationSettings) -> Prompts:
+        """Tokenizes prompts (B,), and finds the rows that cannot be continued."""
+        transcoded = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8")
+        tokens = self.prompt_tokens(text)
+        lengths = tf.cast(tokens.row_lengths(), tf.int32)
+        context = self.model.config.max_sequence_length
+        finish_reason = tf.where(lengths >= context, PROMPT_TOO_LONG, UNFINISHED)
+        is_valid = settings.are_valid & (transcoded == text)
+        finish_reason = tf.where(is_valid, finish_reason, INVALID_INPUT)
+        usable = finish_reason == UNFINISHED
+        # A bad row runs as one token, so that it costs its neighbours nothing.
+        lengths = tf.where(usable, lengths, 1)
+        longest = tf.reduce_max(tf.concat([lengths, [1]], axis=0))
+        return Prompts(tokens[:, :longest].to_tensor(), lengths, finish_reason)
+
+
+class _WithinVocabulary:
+    """A `LanguageModel` that never chooses an id of `num_ids` or above."""
+
+    def __init__(self, model: LanguageModel, *, num_ids: int) -> None:
+        self.config = model.config
+        self.forward = model.forward
+        self.empty_cache = model.empty_cache
+        self._model = model
+        self._num_ids = num_ids
+
+    def logits(self, hidden: tf.Tensor) -> tf.Tensor:
+        logits = self._model.logits(hidden)
+        ids = tf.range(tf.shape(logits)[-1])
+        return tf.where(ids < self._num_ids, logits, BANNED_LOGIT)

@@ -1,0 +1,513 @@
+"""The options of `GPTCausalLM.generate`: their rules, and the tensors they become."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_gpt.generation import SETTINGS, ContrastiveSettings, GenerationSettings
+from keras_gpt.sampling import beam_search
+from keras_gpt.sampling.beam_search import BeamSettings
+from keras_gpt.sampling.logits_processors import LogitsProcessor, TokenRules
+
+_EARLY_STOPPING: dict[bool | str, int] = {
+    False: beam_search.HEURISTIC,
+    True: beam_search.WHEN_FULL,
+    "never": beam_search.NEVER,
+}
+# What contrastive search takes where top_k is not given: Su et al. 2022, section 4.
+CONTRASTIVE_TOP_K = 4
+_SAMPLING = (
+    *("temperature", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"),
+    "seed",
+)
+# What does not go with a method: it would be without effect.
+_NOT_OF_BEAMS = (
+    *(*_SAMPLING, "top_k", "penalty_alpha", "best_of", "draft", "stop_strings"),
+    *("sliding_window", "max_time", "num_alternatives"),
+)
+_NOT_OF_CONTRAST = (
+    *(*_SAMPLING, "best_of", "draft", "sliding_window", "max_time"),
+    "num_return_sequences",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GenerationOptions:
+    """Options of `GPTCausalLM.generate` and `stream`.
+
+    Numbers that steer the choice of tokens are one value, or a list of one for each
+    prompt. Lists of tokens are the same for all prompts, or a list of such lists, one
+    for each. What the options do to the logits happens in transformers' order.
+
+    Attributes:
+        max_new_tokens: int, at least 0. Longest continuation. Defaults to as many as
+            `max_length` allows.
+        min_new_tokens: int, at least 0. The text does not stop before. Defaults to 0.
+        temperature: float, at least 0; 0 is greedy. Defaults to the sampler given to
+            `compile`, there 1.
+        top_k: int, at least 0. Tokens to keep; 0 is off. Defaults likewise to 0.
+        top_p: float in (0, 1]. Nucleus to keep (Holtzman et al. 2020); 1 is off.
+            Defaults likewise to 1.
+        min_p: float in [0, 1]. Least share of the likeliest token's probability; 0 is
+            off. Defaults to 0.
+        typical_p: float in (0, 1]. Probability to keep of the tokens whose surprise
+            is nearest to the expected one (Meister et al. 2022); 1 is off. Defaults
+            to 1.
+        epsilon_cutoff: float in [0, 1). Least probability of a token (Hewitt et al.
+            2022); 0 is off. Defaults to 0.
+        eta_cutoff: float in [0, 1). As `epsilon_cutoff`, but lower where many tokens
+            are likely; 0 is off. Defaults to 0.
+        seed: int. The same seed gives the same text for the same prompt. Defaults to
+            a fresh one for each prompt.
+        repetition_penalty: float above 0. Makes tokens that the prompt or the text
+            holds less likely where above 1 (Keskar et al. 2019); 1 is off. Defaults
+            to 1.
+        presence_penalty: float. Taken from the logits of tokens that the new text
+            holds. Defaults to 0.
+        frequency_penalty: float. Taken from them for each time that it holds them.
+            Defaults to 0.
+        no_repeat_ngram_size: int, at least 0. So many tokens in a row never occur
+            twice, the prompt included; 0 is off. Defaults to 0.
+        logit_bias: dict of token id, or tuple of ids, to float; or one dict for each
+            prompt. Added to the token's logit; of a tuple, to that of its last token,
+            where the text ends with the others.
+        bad_words: list of strings or lists of ids that never come. A string is meant
+            both as it is and behind a space, in the tokens that it becomes then.
+        allowed_token_ids: list of ids. The only ones that may come.
+        suppress_tokens: list of ids that never come.
+        begin_suppress_tokens: list of ids that do not come first.
+        logits_processors: functions `(logits float32 (B, V), history) -> logits` in
+            graph code, after all others; see `keras_gpt.sampling.History`. Each is
+            traced once as long as it is the same object.
+        stop_strings: list of strings. The text ends before the first of them.
+        num_beams: int. Above 1, the continuation is found by beam search. Defaults
+            to 1.
+        length_penalty: float. Power of a beam's length that divides its
+            log-probability: above 0 favours long texts. Defaults to 1.
+        early_stopping: bool or string. Whether the search stops once `num_beams`
+            texts have ended: False goes on while a better one looks likely,
+            `"never"` while one is possible. Defaults to False.
+        num_beam_groups: int that divides `num_beams`. Groups of beams that keep away
+            from each other (Vijayakumar et al. 2018). Defaults to 1.
+        diversity_penalty: float, at least 0. How strongly. Defaults to 0.
+        num_return_sequences: int. Texts for each prompt: the best beams, or draws.
+            Defaults to 1.
+        best_of: int, at least `num_return_sequences`. Draws of which the likeliest,
+            by the mean of their tokens' log-probabilities, are returned, best first.
+            Defaults to as many as are returned.
+        penalty_alpha: float in [0, 1]. If given, contrastive search (Su et al. 2022):
+            the weight against tokens that are like the text so far; `top_k` tokens
+            are candidates, by default 4.
+        draft: `"prompt_lookup"`, a `GPTCausalLM` of the same vocabulary, or a
+            `keras_gpt.generation.Drafter`. Drafts tokens that are then checked
+            several at a time. The text is the same, and sooner there where drafts are
+            right.
+        num_draft_tokens: int. Tokens of one draft. Defaults to 10 of a prompt lookup
+            and 4 of a model.
+        prefix: what `prefill` returned. The prompts continue it.
+        truncate: `"left"`. Keeps the last tokens of a prompt that is too long: so many
+            that `max_new_tokens` have room, but at least half the context. Defaults
+            to None, which raises an error.
+        sliding_window: bool. Whether a text that fills the context goes on, with the
+            last half of it as the context of what follows. Defaults to False: it ends.
+        max_time: float above 0. Seconds after which texts end with what they have, a
+            token or a few later. Defaults to no limit.
+        num_alternatives: int, at least 0. How many of the likeliest tokens to report
+            at each place, with `return_details`. Defaults to 0.
+
+    Raises:
+        ValueError: if a value is out of range, or values do not go together.
+    """
+
+    max_new_tokens: int | Sequence[int] | None = None
+    min_new_tokens: int | Sequence[int] | None = None
+    temperature: float | Sequence[float] | None = None
+    top_k: int | Sequence[int] | None = None
+    top_p: float | Sequence[float] | None = None
+    min_p: float | Sequence[float] | None = None
+    typical_p: float | Sequence[float] | None = None
+    epsilon_cutoff: float | Sequence[float] | None = None
+    eta_cutoff: float | Sequence[float] | None = None
+    seed: int | Sequence[int] | None = None
+    repetition_penalty: float | Sequence[float] | None = None
+    presence_penalty: float | Sequence[float] | None = None
+    frequency_penalty: float | Sequence[float] | None = None
+    no_repeat_ngram_size: int | Sequence[int] | None = None
+    logit_bias: Mapping[Any, float] | Sequence[Mapping[Any, float]] | None = None
+    bad_words: Sequence[Any] | None = None
+    allowed_token_ids: Sequence[Any] | None = None
+    suppress_tokens: Sequence[Any] | None = None
+    begin_suppress_tokens: Sequence[Any] | None = None
+    logits_processors: Sequence[LogitsProcessor] = ()
+    stop_strings: str | Sequence[Any] | None = None
+    num_beams: int = 1
+    length_penalty: float | Sequence[float] = 1.0
+    early_stopping: bool | str = False
+    num_beam_groups: int = 1
+    diversity_penalty: float | Sequence[float] = 0.0
+    num_return_sequences: int = 1
+    best_of: int | None = None
+    penalty_alpha: float | Sequence[float] | None = None
+    draft: Any = None
+    num_draft_tokens: int | None = None
+    prefix: Any = None
+    truncate: str | None = None
+    sliding_window: bool = False
+    max_time: float | None = None
+    num_alternatives: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("num_beams", "num_beam_groups", "num_return_sequences"):
+            _check_count(name, getattr(self, name), least=1)
+        _check_count("num_alternatives", self.num_alternatives, least=0)
+        for name in ("best_of", "num_draft_tokens"):
+            if getattr(self, name) is not None:
+                _check_count(name, getattr(self, name), least=1)
+        if self.early_stopping not in (True, False, "never"):
+            raise ValueError(
+                "early_stopping must be True, False or 'never', "
+                f"got {self.early_stopping!r}."
+            )
+        if self.truncate not in (None, "left"):
+            raise ValueError(f"truncate must be None or 'left', got {self.truncate!r}.")
+        if self.max_time is not None and not self.max_time > 0.0:
+            raise ValueError(f"max_time must be above 0, got {self.max_time!r}.")
+        for processor in self.logits_processors:
+            if not callable(processor):
+                raise ValueError(
+                    f"logits_processors must be functions, got {processor!r}."
+                )
+        self._check_method()
+
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> GenerationOptions:
+        """Returns the options by name.
+
+        Raises:
+            TypeError: if there is none of that name.
+            ValueError: as the class.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in options:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else "."
+                raise TypeError(f"there is no option {name!r}{hint}")
+        return cls(**options)
+
+    @property
+    def searches(self) -> bool:
+        """Whether the method is beam search."""
+        return self.num_beams > 1
+
+    @property
+    def contrasts(self) -> bool:
+        """Whether the method is contrastive search."""
+        return self.penalty_alpha is not None
+
+    @property
+    def num_draws(self) -> int:
+        """Draws for each prompt."""
+        return self.best_of or (1 if self.searches else self.num_return_sequences)
+
+    def _check_method(self) -> None:
+        """Raises `ValueError` for options that do not go together."""
+        if self.searches:
+            self._refuse(_NOT_OF_BEAMS, f"num_beams={self.num_beams}")
+            if self.num_return_sequences > self.num_beams:
+                raise ValueError(
+                    "num_return_sequences must be at most num_beams, "
+                    f"{self.num_beams}, got {self.num_return_sequences}."
+                )
+        if self.contrasts:
+            self._refuse(_NOT_OF_CONTRAST, "penalty_alpha")
+        if self.num_beams % self.num_beam_groups:
+            raise ValueError(
+                f"num_beam_groups must divide num_beams, {self.num_beams}, "
+                f"got {self.num_beam_groups}."
+            )
+        if self.best_of is not None and self.best_of < self.num_return_sequences:
+            raise ValueError(
+                "best_of must be at least num_return_sequences, "
+                f"{self.num_return_sequences}, got {self.best_of}."
+            )
+        if self.prefix is not None and self.truncate is not None:
+            raise ValueError(
+                f"truncate must be None with a prefix, got {self.truncate!r}."
+            )
+
+    def _refuse(self, names: Iterable[str], method: str) -> None:
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        given = [
+            name for name in names if not _equal(getattr(self, name), defaults[name])
+        ]
+        if given:
+            raise ValueError(
+                f"{', '.join(given)} must not be given with {method}, which has no "
+                "use for it."
+            )
+
+    def settings(
+        self, *, rows: int, room: np.ndarray, defaults: Mapping[str, Any]
+    ) -> GenerationSettings:
+        """Returns the settings of each row.
+
+        Args:
+            rows: int (B).
+            room: int (B,). Most new tokens.
+            defaults: values of settings that are not given.
+        """
+        given = {
+            name: default if getattr(self, name) is None else getattr(self, name)
+            for name, default in (
+                (name, defaults.get(name, setting.default))
+                for name, setting in SETTINGS.items()
+            )
+        }
+        values = {
+            name: check_setting(name, value, rows=rows) for name, value in given.items()
+        }
+        values["max_new_tokens"] = np.minimum(values["max_new_tokens"], room)
+        return GenerationSettings(
+            **{
+                name: tf.constant(value, SETTINGS[name].dtype)
+                for name, value in values.items()
+            }
+        )
+
+    def rules(
+        self,
+        *,
+        rows: int,
+        vocabulary_size: int,
+        tokenize: Callable[[str], list[int]] | None,
+    ) -> TokenRules:
+        """Returns the rules about tokens.
+
+        Args:
+            rows: int (B).
+            vocabulary_size: int (V). Ids must be below.
+            tokenize: from a string to ids; None where there is no tokenizer.
+        """
+        biases = self._biases(rows)
+        words = [
+            [form for word in row for form in _forms(word, tokenize)]
+            for row in _by_row("bad_words", self.bad_words, rows, is_item=_is_word)
+        ]
+        lists = [
+            _by_row(name, getattr(self, name), rows, is_item=_is_id)
+            for name in (
+                "allowed_token_ids",
+                "suppress_tokens",
+                "begin_suppress_tokens",
+            )
+        ]
+        sequences = {
+            "logit_bias": [list(row) for row in biases],
+            "bad_words": words,
+        }
+        for name, table in sequences.items():
+            _check_ids(
+                name, (i for row in table for s in row for i in s), vocabulary_size
+            )
+        names = ("allowed_token_ids", "suppress_tokens", "begin_suppress_tokens")
+        for name, table in zip(names, lists, strict=True):
+            _check_ids(name, (i for row in table for i in row), vocabulary_size)
+        return TokenRules(
+            bias_sequences=pad_sequences(sequences["logit_bias"]),
+            bias_values=_pad_rows([list(row.values()) for row in biases], np.float32),
+            bad_words=pad_sequences(words),
+            allowed_tokens=_pad_rows(lists[0], np.int32),
+            suppressed_tokens=_pad_rows(lists[1], np.int32),
+            begin_suppressed_tokens=_pad_rows(lists[2], np.int32),
+        )
+
+    def _biases(self, rows: int) -> list[dict[tuple[int, ...], float]]:
+        given = self.logit_bias
+        if given is None:
+            return [{}]
+        tables = [given] if isinstance(given, Mapping) else list(given)
+        if len(tables) not in (1, rows):
+            raise ValueError(
+                "logit_bias must be one dict or one per prompt "
+                f"({rows}), got {given!r}."
+            )
+        for table in tables:
+            for value in table.values():
+                if not np.isfinite(value):
+                    raise ValueError(f"logit_bias must be finite, got {value!r}.")
+        return [
+            {
+                (int(key),) if np.ndim(key) == 0 else tuple(map(int, key)): value
+                for key, value in table.items()
+            }
+            for table in tables
+        ]
+
+    def stop_strings_by_row(self, rows: int) -> tf.Tensor:
+        """Returns the stop strings, string (1 or B, K)."""
+        given = self.stop_strings
+        given = [given] if isinstance(given, str) else given
+        table = _by_row("stop_strings", given, rows, is_item=_is_string)
+        for row in table:
+            for string in row:
+                if not string:
+                    raise ValueError(f"stop_strings must not be empty, got {given!r}.")
+        width = max(map(len, table))
+        padded = [row + [""] * (width - len(row)) for row in table]
+        return tf.constant(padded, tf.string, shape=[len(table), width])
+
+    def beam_settings(self, rows: int) -> tuple[BeamSettings, tf.Tensor]:
+        """Returns how each row searches, and its diversity penalty."""
+        diversity = _numbers("diversity_penalty", self.diversity_penalty, rows)
+        if np.any(diversity < 0.0):
+            raise ValueError(
+                f"diversity_penalty must be at least 0, got {self.diversity_penalty!r}."
+            )
+        penalty = _numbers("length_penalty", self.length_penalty, rows)
+        early = tf.fill([rows], _EARLY_STOPPING[self.early_stopping])
+        return BeamSettings(tf.constant(penalty), early), tf.constant(diversity)
+
+    def contrastive_settings(self, rows: int) -> ContrastiveSettings:
+        """Returns how each row weighs candidates."""
+        alpha = _numbers("penalty_alpha", self.penalty_alpha, rows)
+        if np.any((alpha < 0.0) | (alpha > 1.0)):
+            raise ValueError(
+                f"penalty_alpha must be in [0, 1], got {self.penalty_alpha!r}."
+            )
+        top_k = CONTRASTIVE_TOP_K if self.top_k is None else self.top_k
+        counts = check_setting("top_k", top_k, rows=rows)
+        if np.any(counts < 1):
+            raise ValueError(
+                f"top_k must be at least 1 with penalty_alpha, got {self.top_k!r}."
+            )
+        return ContrastiveSettings(tf.constant(alpha), tf.constant(counts, tf.int32))
+
+
+def check_setting(name: str, value: Any, *, rows: int) -> np.ndarray:
+    """Returns a generation setting as one entry per row.
+
+    Args:
+        name: string. A key of `keras_gpt.generation.SETTINGS`.
+        value: a number, or one per row.
+        rows: int. Number of rows (B).
+
+    Raises:
+        ValueError: if the value has another shape or kind, or is out of range.
+    """
+    dtype, _, rule, holds = SETTINGS[name]
+    array = _one_or_each(name, value, rows)
+    if array.dtype.kind not in ("iu" if dtype.is_integer else "iuf"):
+        kind = "whole" if dtype.is_integer else "real"
+        raise ValueError(f"{name} must be a {kind} number, got {value!r}.")
+    if not np.all(holds(array)):
+        raise ValueError(f"{name} must be {rule}, got {value!r}.")
+    limit = np.iinfo(dtype.as_numpy_dtype).max if dtype.is_integer else None
+    if limit is not None and np.any(array > limit):
+        raise ValueError(f"{name} must be at most {limit}, got {value!r}.")
+    return np.broadcast_to(array, [rows])
+
+
+def pad_sequences(rows: list[list[Sequence[int]]]) -> tf.Tensor:
+    """Returns rows of sequences as int32 (B', W, L), padded in front with -1."""
+    width = max(map(len, rows))
+    longest = max([1, *(len(sequence) for row in rows for sequence in row)])
+    table = np.full([len(rows), width, longest], -1, np.int32)
+    for index, row in enumerate(rows):
+        for place, sequence in enumerate(row):
+            table[index, place, longest - len(sequence) :] = sequence
+    return tf.constant(table)
+
+
+def _equal(value: Any, default: Any) -> bool:
+    return value is default or (np.ndim(value) == 0 and value == default)
+
+
+def _check_count(name: str, value: Any, *, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        kind = "a positive integer" if least else "an integer of at least 0"
+        raise ValueError(f"{name} must be {kind}, got {value!r}.")
+
+
+def _one_or_each(name: str, value: Any, rows: int) -> np.ndarray:
+    array = np.asarray(value)
+    if array.ndim > 1 or (array.ndim == 1 and array.shape[0] not in (1, rows)):
+        raise ValueError(
+            f"{name} must be one value or one per prompt ({rows}), got {value!r}."
+        )
+    return array
+
+
+def _numbers(name: str, value: Any, rows: int) -> np.ndarray:
+    """Returns finite float32 numbers (B,)."""
+    array = _one_or_each(name, value, rows)
+    if array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite, got {value!r}.")
+    return np.broadcast_to(array.astype(np.float32), [rows])
+
+
+def _is_id(item: Any) -> bool:
+    return isinstance(item, int | np.integer) and not isinstance(item, bool)
+
+
+def _is_string(item: Any) -> bool:
+    return isinstance(item, str | bytes)
+
+
+def _is_word(item: Any) -> bool:
+    return _is_string(item) or (len(item) > 0 and all(map(_is_id, item)))
+
+
+def _by_row(
+    name: str, given: Any, rows: int, *, is_item: Callable[[Any], bool]
+) -> list[list[Any]]:
+    """Returns a list for all rows, or one for each, as a list of lists."""
+    if given is None:
+        return [[]]
+    try:
+        items = [list(given)] if all(map(is_item, given)) else list(map(list, given))
+        is_whole = all(is_item(item) for row in items for item in row)
+    except TypeError:
+        items, is_whole = [], False
+    if not is_whole or len(items) not in (1, rows):
+        raise ValueError(
+            f"{name} must be one list or one per prompt ({rows}), got {given!r}."
+        )
+    return items
+
+
+def _forms(word: Any, tokenize: Callable[[str], list[int]] | None) -> list[list[int]]:
+    """Returns the sequences of ids that a bad word may take."""
+    if not _is_string(word):
+        return [[int(token) for token in word]]
+    if tokenize is None:
+        raise ValueError(
+            f"bad_words must be ids for a model without a tokenizer, got {word!r}."
+        )
+    if not word:
+        raise ValueError("bad_words must not be empty, got ''.")
+    text = word.decode() if isinstance(word, bytes) else word
+    forms = [tokenize(text), tokenize(f" {text}")]
+    return [form for form in forms if form]
+
+
+def _check_ids(name: str, ids: Iterable[int], vocabulary_size: int) -> None:
+    for token in ids:
+        if not 0 <= token < vocabulary_size:
+            raise ValueError(
+                f"{name} must be of ids in [0, {vocabulary_size}), got {token}."
+            )
+
+
+def _pad_rows(rows: list[list[Any]], dtype: Any) -> tf.Tensor:
+    """Returns rows of numbers (B', M): ids padded with -1, others with 0."""
+    width = max(map(len, rows))
+    fill = -1 if np.issubdtype(dtype, np.integer) else 0
+    padded = [row + [fill] * (width - len(row)) for row in rows]
+    return tf.constant(np.array(padded, dtype).reshape([len(rows), width]))

@@ -1,0 +1,490 @@
+"""Runs generation for `GPTCausalLM`: from prompts and options to continuations."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from keras_gpt.generation import (
+    FINISH_REASONS,
+    INVALID_LOGITS,
+    UNFINISHED,
+    Decoder,
+    DraftModel,
+    Prefix,
+    PromptLookup,
+    Prompts,
+    Request,
+    Stops,
+    TextGenerator,
+)
+from keras_gpt.models.debugging import first_invalid_layer
+from keras_gpt.models.generation_options import GenerationOptions, pad_sequences
+from keras_gpt.models.generation_results import (
+    Continuation,
+    continuations,
+)
+from keras_gpt.models.text_stream import TextStream
+from keras_gpt.models.traced_functions import TracedDecoder, TracedTokenizer
+
+# Decoders kept, each with its traces: they differ in user functions and drafters.
+NUM_DECODERS = 4
+# Odd, so that multiples are distinct: 2**64 over the golden ratio (Knuth 1998, 6.4).
+SEED_STRIDE = 0x9E3779B97F4A7C15
+STEPS_AT_ONCE = 4  # between two looks at the clock
+UNLIMITED = int(np.iinfo(np.int32).max)
+
+
+class PromptPrefix(NamedTuple):
+    """A prompt that was computed, to be continued any number of times.
+
+    Attributes:
+        texts: the prompts, as bytes; None of a model without a tokenizer.
+        is_single: bool. Whether it was one prompt, which any number may continue; of
+            a list, each prompt is continued by the one in its place.
+        state: `keras_gpt.generation.Prefix`.
+    """
+
+    texts: list[bytes] | None
+    is_single: bool
+    state: Prefix
+
+
+class Batch(NamedTuple):
+    """Prompts that run together.
+
+    Attributes:
+        token_ids: ids of each prompt, int32 arrays, behind its prefix.
+        stop_sequences: sequences of ids that end a text.
+        max_length: int. Longest prompt and continuation, in tokens.
+        options: `GenerationOptions`.
+        defaults: settings for options that are not given.
+    """
+
+    token_ids: list[np.ndarray]
+    stop_sequences: list[list[int]]
+    max_length: int
+    options: GenerationOptions
+    defaults: Mapping[str, Any]
+
+
+class BatchResult(NamedTuple):
+    """Continuations of each prompt, and what the call has counted.
+
+    Attributes:
+        rows: a list of `Continuation` for each prompt, best first.
+        num_drafted: int.
+        num_accepted: int.
+        first_token_seconds: float or None. From the call's start.
+    """
+
+    rows: list[list[Continuation]]
+    num_drafted: int = 0
+    num_accepted: int = 0
+    first_token_seconds: float | None = None
+
+
+class GenerationRunner:
+    """The traced graphs of one network and tokenizer, and how calls use them.
+
+    Args:
+        backbone: `GPTBackbone`.
+        preprocessor: `GPTCausalLMPreprocessor` or None.
+    """
+
+    def __init__(self, backbone: Any, preprocessor: Any) -> None:
+        self.backbone = backbone
+        self.context: int = backbone.config.max_sequence_length
+        self._preprocessor = preprocessor
+        self._decoders: dict[Any, TracedDecoder] = {}
+        self._tokenizer = preprocessor and TracedTokenizer(self.text_generator())
+
+    @property
+    def tokenizer(self) -> TracedTokenizer:
+        """The traced tokenizer.
+
+        Raises:
+            ValueError: if there is no preprocessor.
+        """
+        if self._tokenizer is None:
+            raise ValueError("preprocessor must be set to work on strings, got None.")
+        return self._tokenizer
+
+    def text_generator(self, **kwargs: Any) -> TextGenerator:
+        """Returns the graph code that exported models run too."""
+        return TextGenerator(
+            self.backbone,
+            tokenizer=self._preprocessor.tokenizer,
+            add_start_token=self._preprocessor.add_start_token,
+            **kwargs,
+        )
+
+    def decoder(self, options: GenerationOptions | None = None) -> TracedDecoder:
+        """Returns the traced decoder for the functions and the drafter of a call."""
+        options = options or GenerationOptions()
+        draft = getattr(options.draft, "backbone", options.draft)
+        draft = draft if draft is None or isinstance(draft, str) else id(draft)
+        key = (
+            tuple(map(id, options.logits_processors)),
+            (draft, options.num_draft_tokens),
+        )
+        if key not in self._decoders:
+            self._decoders[key] = TracedDecoder(self._new_decoder(options))
+            while len(self._decoders) > NUM_DECODERS:
+                self._decoders.pop(next(iter(self._decoders)))
+        # Used last, dropped last.
+        self._decoders[key] = self._decoders.pop(key)
+        return self._decoders[key]
+
+    def _new_decoder(self, options: GenerationOptions) -> Decoder:
+        parts: dict[str, Any] = {
+            "processors": options.logits_processors,
+            "drafter": self._drafter(options),
+        }
+        if self._preprocessor is None:
+            return Decoder(self.backbone, **parts)
+        return self.text_generator(**parts).decoder
+
+    def _drafter(self, options: GenerationOptions) -> Any:
+        draft, count = options.draft, options.num_draft_tokens
+        if draft is None:
+            return None
+        given = {} if count is None else {"num_tokens": count}
+        if isinstance(draft, str):
+            if draft != "prompt_lookup":
+                raise ValueError(
+                    "draft must be 'prompt_lookup', a model or a drafter, "
+                    f"got {draft!r}."
+                )
+            return PromptLookup(**given)
+        if not hasattr(draft, "backbone"):
+            return draft
+        ours, its = (x.config.vocabulary_size for x in (self.backbone, draft.backbone))
+        if ours != its:
+            raise ValueError(
+                f"draft must have the model's vocabulary of {ours} tokens, got {its}."
+            )
+        return DraftModel(draft.backbone, **given)
+
+    def encode(self, texts: tf.Tensor, *, prefix: PromptPrefix | None) -> list[Any]:
+        """Returns the ids that prompts, or what follows a prefix, become."""
+        for row, data in enumerate(texts.numpy()):
+            check_utf8(data, row)
+        traced = self.tokenizer
+        tokens = (traced.prompt_tokens if prefix is None else traced.tokenize)(texts)
+        return np.split(tokens.values.numpy(), tokens.row_splits.numpy()[1:-1])
+
+    def generate(self, batch: Batch, *, timed: bool = False) -> BatchResult:
+        """Continues each prompt.
+
+        Args:
+            batch: `Batch`.
+            timed: bool. Whether to take the time of the first token.
+        """
+        options = batch.options
+        if options.searches:
+            return self._search(batch)
+        return self._draw(batch, timed=timed)
+
+    def _search(self, batch: Batch) -> BatchResult:
+        options, rows = batch.options, len(batch.token_ids)
+        size = self.backbone.config.vocabulary_size
+        if options.num_beams > size:
+            raise ValueError(
+                f"num_beams must be at most the vocabulary's {size} tokens, "
+                f"got {options.num_beams}."
+            )
+        start = self._start(batch)
+        settings, diversity = options.beam_settings(rows)
+        search = self.decoder(options).search(
+            options.num_beams, options.num_beam_groups
+        )
+        found = _as_arrays(search(*start, settings, diversity))
+        wanted = options.num_return_sequences
+        results = []
+        for row in range(rows):
+            reasons = [FINISH_REASONS[code] for code in found.finish_reason[row]]
+            beams = _Beams(
+                *(field[row] for field in found), _no_alternatives(found, row)
+            )
+            texts = self._texts(beams.token_ids, beams.num_tokens)
+            each = continuations(beams, texts, reasons=reasons, scores=beams.scores)
+            results.append(each[:wanted])
+        return BatchResult(results)
+
+    def _draw(self, batch: Batch, *, timed: bool) -> BatchResult:
+        options, copies = batch.options, batch.options.num_draws
+        started = time.monotonic()
+        decoder = self.decoder(options)
+        start = self._start(batch)
+        first = None
+        if options.contrasts:
+            settings = options.contrastive_settings(len(batch.token_ids))
+            tokens = decoder.contrast(*start, settings)
+        elif timed or options.max_time is not None:
+            state = decoder.begin(*start)
+            state = decoder.advance(state, start[1], 1)
+            first = time.monotonic() - started
+            state = self._advance(state, start[1], options, started=started)
+            tokens = decoder.new_tokens(state)
+        else:
+            tokens = decoder.generate(*start)
+        tokens = _as_arrays(tokens)
+        self._check_logits(batch, tokens)
+        reasons = [FINISH_REASONS[code] or "time" for code in tokens.finish_reason]
+        texts = self._texts(tokens.token_ids, tokens.num_tokens, tokens.text_lengths)
+        flat = continuations(tokens, texts, reasons=reasons)
+        rows = [flat[i : i + copies] for i in range(0, len(flat), copies)]
+        if options.best_of is not None:
+            rows = [sorted(row, key=lambda c: -c.score) for row in rows]
+        return BatchResult(
+            [row[: options.num_return_sequences] for row in rows],
+            num_drafted=int(tokens.num_drafted.sum()),
+            num_accepted=int(tokens.num_accepted.sum()),
+            first_token_seconds=first,
+        )
+
+    def _advance(
+        self,
+        state: Any,
+        request: Request,
+        options: GenerationOptions,
+        *,
+        started: float,
+    ) -> Any:
+        """Goes on until all rows have ended or the time is over."""
+        decoder = self.decoder(options)
+        if options.max_time is None:
+            return decoder.advance(state, request, UNLIMITED)
+        while (
+            time.monotonic() - started < options.max_time
+            and state.is_running.numpy().any()
+        ):
+            state = decoder.advance(state, request, STEPS_AT_ONCE)
+        return state
+
+    def stream(self, batch: Batch, *, tokens_per_call: int) -> Iterator[str]:
+        """Yields the pieces of one prompt's continuation as they come."""
+        decoder = self.decoder(batch.options)
+        start = self._start(batch)
+        strings = batch.options.stop_strings_by_row(1).numpy()[0].tolist()
+        pieces = TextStream(strings)
+        state = decoder.begin(*start)
+        is_running = True
+        while is_running:
+            # Each round is a token at least; the first one also reads the prompt.
+            state = decoder.advance(state, start[1], tokens_per_call)
+            tokens = _as_arrays(decoder.new_tokens(state))
+            self._check_logits(batch, tokens)
+            is_running = bool(tokens.finish_reason[0] == UNFINISHED)
+            count = tokens.num_tokens
+            if is_running:
+                ids = tokens.token_ids[0].tolist()
+                count = count - _num_held_back(ids, batch.stop_sequences)
+            texts = self._texts(tokens.token_ids, count, tokens.text_lengths)
+            piece = pieces.grow(texts[0], is_whole=not is_running)  # type: ignore[index]
+            if piece:
+                yield piece
+
+    def prefill(
+        self, token_ids: list[np.ndarray], *, prefix: PromptPrefix | None = None
+    ) -> Prefix:
+        """Computes prompts, each at most a token shorter than the context."""
+        state, rows = self._prefix(prefix, len(token_ids))
+        self._check_lengths(token_ids, state.lengths.numpy()[rows])
+        return self.decoder().prefill(_prompts(token_ids), state, tf.constant(rows))
+
+    def _start(self, batch: Batch) -> tuple[Prompts, Request, Prefix, tf.Tensor]:
+        """Returns what a decoder begins with."""
+        options = batch.options
+        prefix, prefix_rows = self._prefix(options.prefix, len(batch.token_ids))
+        before = prefix.lengths.numpy()[prefix_rows]
+        token_ids = batch.token_ids
+        if options.truncate is not None:
+            token_ids = [
+                ids[-kept:]
+                for ids, kept in zip(token_ids, self._kept(batch), strict=True)
+            ]
+        self._check_lengths(token_ids, before)
+        lengths = before + [len(ids) for ids in token_ids]
+        request = self._request(batch, lengths)
+        prompts, copies = _prompts(token_ids), options.num_draws
+        rows = tf.constant(prefix_rows)
+        if copies > 1:
+            # What the draws of a prompt share is computed once.
+            prefix = self.decoder().prefill(prompts, prefix, rows)
+            rows = tf.repeat(tf.range(len(token_ids)), copies)
+            prompts = _prompts([np.zeros(0, np.int32)] * (len(token_ids) * copies))
+        return prompts, request, prefix, rows
+
+    def _kept(self, batch: Batch) -> list[int]:
+        """Returns how many of each prompt's tokens the context has room for."""
+        rows, half = len(batch.token_ids), self.context // 2
+        wanted = batch.options.max_new_tokens
+        wanted = half if wanted is None else wanted
+        new = np.broadcast_to(np.minimum(wanted, half), [rows])
+        return [max(self.context - max(int(count), 1), 1) for count in new]
+
+    def _prefix(
+        self, prefix: PromptPrefix | None, rows: int
+    ) -> tuple[Prefix, np.ndarray]:
+        """Returns the prefix and, for each prompt, its row of it."""
+        if prefix is None:
+            return self.decoder().empty_prefix, np.zeros(rows, np.int32)
+        if not isinstance(prefix, PromptPrefix):
+            raise ValueError(
+                f"prefix must be what prefill returned, got {prefix!r:.80}."
+            )
+        if prefix.is_single:
+            return prefix.state, np.zeros(rows, np.int32)
+        count = len(prefix.state.lengths)
+        if count != rows:
+            raise ValueError(
+                f"prefix must be of one prompt or of as many as inputs has, {rows}, "
+                f"got {count}."
+            )
+        return prefix.state, np.arange(rows, dtype=np.int32)
+
+    def _check_lengths(self, token_ids: list[np.ndarray], before: np.ndarray) -> None:
+        for row, (ids, first) in enumerate(zip(token_ids, before, strict=True)):
+            if len(ids) + first >= self.context:
+                raise ValueError(
+                    f"a prompt must be shorter than the context of {self.context} "
+                    f"tokens, got {len(ids) + first} tokens in prompt {row} "
+                    "(truncate='left' keeps the last ones)."
+                )
+
+    def _request(self, batch: Batch, lengths: np.ndarray) -> Request:
+        """Checks the options and spreads them over the rows."""
+        options, rows = batch.options, len(lengths)
+        if batch.max_length < 1:
+            raise ValueError(f"max_length must be at least 1, got {batch.max_length}.")
+        longest = min(batch.max_length, self.context)
+        if options.sliding_window:
+            # A text longer than the context was asked for by its length.
+            longest = UNLIMITED if options.max_new_tokens is not None else longest
+        room = np.maximum(longest - lengths, 0)
+        seeds = [secrets.randbits(63) for _ in range(rows)]
+        defaults = {**batch.defaults, "max_new_tokens": room, "seed": seeds}
+        settings = options.settings(rows=rows, room=room, defaults=defaults)
+        strings = options.stop_strings_by_row(rows)
+        if strings.shape[1] and self._preprocessor is None:
+            raise ValueError(
+                "stop_strings must be None for a model without a preprocessor, "
+                f"got {options.stop_strings!r}."
+            )
+        rules = options.rules(
+            rows=rows,
+            vocabulary_size=self.backbone.config.vocabulary_size,
+            tokenize=self._preprocessor and self._ids_of,
+        )
+        request = Request(
+            settings=settings,
+            stops=Stops(pad_sequences([batch.stop_sequences]), strings),
+            rules=rules,
+            slides=tf.fill([rows], options.sliding_window),
+            num_alternatives=tf.constant(options.num_alternatives),
+        )
+        return _copied(request, options.num_draws)
+
+    def _ids_of(self, text: str) -> list[int]:
+        return self.tokenizer.tokenize(tf.constant([text])).values.numpy().tolist()
+
+    def _texts(
+        self, token_ids: np.ndarray, counts: np.ndarray, kept: np.ndarray | None = None
+    ) -> list[bytes] | None:
+        if self._tokenizer is None:
+            return None
+        kept = np.full_like(counts, -1) if kept is None else kept
+        return self._tokenizer.detokenize(token_ids, counts, kept).numpy().tolist()
+
+    def _check_logits(self, batch: Batch, tokens: Any) -> None:
+        """Raises `ValueError` if the logits of a row were no numbers."""
+        copies = batch.options.num_draws
+        for row in np.flatnonzero(tokens.finish_reason == INVALID_LOGITS):
+            count = tokens.num_tokens[row]
+            prompt = batch.token_ids[row // copies]
+            prefix, rows = self._prefix(batch.options.prefix, len(batch.token_ids))
+            before = prefix.lengths.numpy()[rows[row // copies]]
+            first = prefix.token_ids.numpy()[rows[row // copies], :before]
+            ids = np.concatenate([first, prompt, tokens.token_ids[row, :count]])
+            layer = first_invalid_layer(self.backbone, ids[-self.context :])
+            raise ValueError(
+                f"logits must be finite, got NaN or infinity in row {row} after "
+                f"{count} new tokens: they began in {layer}."
+            )
+
+
+class _Beams(NamedTuple):
+    """The beams of one prompt; the fields of `FoundTokens`, and no alternatives."""
+
+    token_ids: np.ndarray
+    log_probs: np.ndarray
+    num_tokens: np.ndarray
+    finish_reason: np.ndarray
+    scores: np.ndarray
+    alternatives: Any
+
+
+def check_utf8(data: bytes, row: int) -> None:
+    """Raises `ValueError` unless the text number `row` is valid UTF-8."""
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"inputs must be valid UTF-8, got {data!r} in text {row}."
+        ) from error
+
+
+def _as_arrays(tensors: Any) -> Any:
+    return tf.nest.map_structure(lambda tensor: tensor.numpy(), tensors)
+
+
+def _no_alternatives(found: Any, row: int) -> Any:
+    from keras_gpt.models.generation_results import TokenAlternatives
+
+    shape = (*found.token_ids[row].shape, 0)
+    return TokenAlternatives(np.zeros(shape, np.int32), np.zeros(shape, np.float32))
+
+
+def _prompts(token_ids: Sequence[np.ndarray]) -> Prompts:
+    lengths = [len(ids) for ids in token_ids]
+    table = np.zeros([len(token_ids), max(lengths, default=0)], np.int32)
+    for row, ids in enumerate(token_ids):
+        table[row, : len(ids)] = ids
+    return Prompts(
+        tf.constant(table),
+        tf.constant(lengths, tf.int32),
+        tf.fill([len(lengths)], UNFINISHED),
+    )
+
+
+def _copied(request: Request, copies: int) -> Request:
+    """Returns the request of so many draws for each row, each with its own seed."""
+    if copies == 1:
+        return request
+    rows = len(request.slides)
+
+    def repeat(field: tf.Tensor) -> tf.Tensor:
+        is_shared = field.shape.rank == 0 or (field.shape[0] == 1 and rows != 1)
+        return field if is_shared else tf.repeat(field, copies, axis=0)
+
+    request = tf.nest.map_structure(repeat, request)
+    strides = np.arange(copies, dtype=np.uint64) * np.uint64(SEED_STRIDE)
+    seeds = request.settings.seed.numpy().view(np.uint64) + np.tile(strides, rows)
+    seeds = tf.constant(seeds.view(np.int64))
+    return request._replace(settings=request.settings._replace(seed=seeds))
+
+
+def _num_held_back(token_ids: list[int], stop_sequences: list[list[int]]) -> int:
+    """Returns with how many of its last tokens a stop sequence may begin."""
+    longest = max(map(len, stop_sequences), default=0)
+    for count in range(min(longest - 1, len(token_ids)), 0, -1):
+        if any(sequence[:count] == token_ids[-count:] for sequence in stop_sequences):
+            return count
+    return 0

@@ -1,0 +1,59 @@
+"""Finding stop strings in the bytes of a text as it grows, across token borders."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+NOT_FOUND = -1
+
+
+def find_stop_string(
+    text: tf.Tensor, stop_strings: tf.Tensor, *, num_new_bytes: tf.Tensor
+) -> tf.Tensor:
+    """Finds where a stop string begins that has ended in the text's newest bytes.
+
+    Args:
+        text: string (B,). Everything generated so far.
+        stop_strings: string (B, K), or (1, K) for the same in every row; empty
+            strings stand for nothing.
+        num_new_bytes: int32 (B,). Bytes at the text's end that have not been searched.
+
+    Returns:
+        int32 (B,). Byte where the earliest match begins; `NOT_FOUND` for none.
+    """
+    stop_lengths = tf.strings.length(stop_strings)
+    longest = tf.reduce_max(tf.pad(stop_lengths, [[0, 0], [0, 1]]))
+    text_lengths = tf.strings.length(text)
+    # A match that ends in the new bytes begins in this many bytes or fewer.
+    width = tf.minimum(longest - 1 + num_new_bytes, text_lengths)
+    starts = text_lengths - width
+    tail = _bytes(tf.strings.substr(text, starts, width), tf.reduce_max(width))
+    # Beginnings (B, S, L): the bytes that follow each place of the tail.
+    padded = tf.pad(tail, [[0, 0], [0, longest]], constant_values=NOT_FOUND)
+    windows = tf.gather(
+        padded,
+        tf.range(tf.shape(tail)[1])[:, None] + tf.range(longest)[None, :],
+        axis=1,
+    )
+    wanted = _bytes(stop_strings, longest)
+    # (B', K, 1, L) against (B, 1, S, L); bytes behind a stop string's end match all.
+    equal = (wanted[:, :, None] == NOT_FOUND) | (wanted[:, :, None] == windows[:, None])
+    places = starts[:, None] + tf.range(tf.shape(tail)[1])[None, :]
+    ends = places[:, None] + stop_lengths[:, :, None]
+    is_new = ends > (text_lengths - num_new_bytes)[:, None, None]
+    is_string = (stop_lengths > 0)[:, :, None]
+    matches = tf.reduce_all(equal, axis=-1) & is_string & is_new
+    found = tf.where(tf.reduce_any(matches, axis=1), places, tf.int32.max)
+    first = tf.reduce_min(
+        tf.pad(found, [[0, 0], [0, 1]], constant_values=tf.int32.max), axis=1
+    )
+    return tf.where(first < tf.int32.max, first, NOT_FOUND)
+
+
+def _bytes(strings: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
+    """int32 (..., width). The bytes of each string; `NOT_FOUND` behind its end."""
+    # The op wants a length of at least 1.
+    data = tf.io.decode_raw(strings, tf.uint8, fixed_length=tf.maximum(width, 1))
+    places = tf.range(tf.maximum(width, 1))
+    inside = places < tf.strings.length(strings)[..., None]
+    return tf.where(inside, tf.cast(data, tf.int32), NOT_FOUND)[..., :width]
