@@ -78,7 +78,7 @@ def search_tokens(
     processors change log-probabilities, as there. With groups, it is diverse beam
     search (Vijayakumar et al. 2018): each group searches for itself, after those
     before it, and loses `diversity_penalty` for each of their beams that has just
-    taken the same token.
+    taken the same token. Its rules are those of transformers 4, the last to have it.
 
     Args:
         decoder: `Decoder`.
@@ -218,6 +218,7 @@ def _advance_groups(
             limits=limits,
             settings=settings,
             stop_sequences=stop_sequences,
+            counts_ended=len(now.groups) > 1,
         )
         chosen = tf.one_hot(group.next_tokens, shape[2])
         was_open = now.groups[index].is_open[:, None]

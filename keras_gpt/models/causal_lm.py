@@ -355,6 +355,8 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
             token_ids, prompts = _unpadded(batch, options), []
             # As in KerasHub, the padded length is the default longest result.
             default_length = np.shape(batch["token_ids"])[1]
+            if options.prefix is not None:
+                default_length = self.backbone.config.max_sequence_length
         else:
             token_ids = self._runner().encode(batch, prefix=options.prefix)
             prompts = _with_prefixes(batch.numpy().tolist(), options.prefix)

@@ -78,7 +78,8 @@ class GenerationOptions:
             prompt. Added to the token's logit; of a tuple, to that of its last token,
             where the text ends with the others.
         bad_words: list of strings or lists of ids that never come. A string is meant
-            both as it is and behind a space, in the tokens that it becomes then.
+            both as it is and behind a space, in the tokens that it becomes then. A
+            token that ends the text is no bad word.
         allowed_token_ids: list of ids. The only ones that may come.
         suppress_tokens: list of ids that never come.
         begin_suppress_tokens: list of ids that do not come first.
@@ -286,6 +287,7 @@ class GenerationOptions:
         *,
         rows: int,
         vocabulary_size: int,
+        stop_sequences: list[list[int]],
         tokenize: Callable[[str], list[int]] | None,
     ) -> TokenRules:
         """Returns the rules about tokens.
@@ -293,11 +295,17 @@ class GenerationOptions:
         Args:
             rows: int (B).
             vocabulary_size: int (V). Ids must be below.
+            stop_sequences: sequences of ids that end a text.
             tokenize: from a string to ids; None where there is no tokenizer.
         """
         biases = self._biases(rows)
         words = [
-            [form for word in row for form in _forms(word, tokenize)]
+            [
+                form
+                for word in row
+                for form in _forms(word, tokenize)
+                if len(form) > 1 or form not in stop_sequences
+            ]
             for row in _by_row("bad_words", self.bad_words, rows, is_item=_is_word)
         ]
         lists = [

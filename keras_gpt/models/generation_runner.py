@@ -381,6 +381,7 @@ class GenerationRunner:
         rules = options.rules(
             rows=rows,
             vocabulary_size=self.backbone.config.vocabulary_size,
+            stop_sequences=batch.stop_sequences,
             tokenize=self._preprocessor and self._ids_of,
         )
         request = Request(

@@ -127,6 +127,7 @@ def advance(
     limits: tf.Tensor,
     settings: BeamSettings,
     stop_sequences: tf.Tensor,
+    counts_ended: bool = False,
 ) -> BeamState:
     """Continues every beam by one token.
 
@@ -140,6 +141,9 @@ def advance(
         settings: `BeamSettings`.
         stop_sequences: int32 (B', Q, L), padded in front with -1. Tokens, and
             sequences of tokens, that end a beam.
+        counts_ended: bool. Whether a row stops by its likeliest continuation of all,
+            one that has ended too, rather than by its best running beam: the rule of
+            transformers 4. Defaults to False.
 
     Returns:
         `BeamState`; rows that are not open stay as they are.
@@ -170,8 +174,9 @@ def advance(
     merged = state.finished.merge(new)
     finished = merged.take(tf.math.top_k(merged.scores, num_beams)[1])
 
+    best = candidates.scores if counts_ended else running.scores
     may_improve = _may_improve(
-        running.scores[:, 0], finished, length=length, limits=limits, settings=settings
+        best[:, 0], finished, length=length, limits=limits, settings=settings
     )
     is_full = tf.reduce_all(finished.is_there, axis=1)
     stops_full = is_full & (settings.early_stopping == WHEN_FULL)
@@ -248,19 +253,19 @@ def _stop_lengths(
 
 
 def _may_improve(
-    best_running: tf.Tensor,
+    best: tf.Tensor,
     finished: Beams,
     *,
     length: tf.Tensor,
     limits: tf.Tensor,
     settings: BeamSettings,
 ) -> tf.Tensor:
-    """Bool (B,). Whether the best running beam could still enter the finished ones."""
+    """Bool (B,). Whether a beam of that score could still enter the finished ones."""
     # A beam's log-probability falls with its length, but a positive penalty may lift
     # its score: at its limit it would be highest.
     looks_ahead = (settings.early_stopping == NEVER) & (settings.length_penalty > 0.0)
     best_length = tf.cast(tf.where(looks_ahead, limits, length), tf.float32)
-    reachable = best_running / best_length**settings.length_penalty
+    reachable = best / best_length**settings.length_penalty
     worst = tf.reduce_min(finished.scores, axis=1, keepdims=True)
     worst = tf.where(finished.is_there, worst, LOWEST_SCORE)
     return tf.reduce_any(reachable[:, None] > worst, axis=1)

@@ -1,20 +1,33 @@
 """Penalties and filters against transformers' own, and against plain Python."""
 
+import json
 import pathlib
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_gpt import GenerationOptions
 from keras_gpt.generation import SETTINGS, GenerationSettings
-from keras_gpt.sampling import History, TokenRules, keep, process_logits
+from keras_gpt.sampling import (
+    History,
+    SamplingSettings,
+    TokenRules,
+    keep,
+    process_logits,
+)
 from keras_gpt.sampling.logits_processors import BANNED_LOGIT
 
 GOLDEN = dict(
     np.load(pathlib.Path(__file__).parents[1] / "testdata" / "processors.npz")
 )
+SEQUENCES = dict(
+    np.load(pathlib.Path(__file__).parents[1] / "testdata" / "sequence_processors.npz")
+)
 LOGITS, TOKEN_IDS = GOLDEN.pop("logits"), GOLDEN.pop("token_ids")
 PROMPT_LENGTH, STOP_ID = 6, 4  # of make_processors.py
+for shared in ("logits", "token_ids", "eos_token_id"):
+    SEQUENCES.pop(shared)
 
 
 ROWS = len(LOGITS)
@@ -85,6 +98,46 @@ def test_every_knob_has_a_golden_case():
     named = {pair.split("=")[0] for case in GOLDEN for pair in case.split(",")}
     lacking = {"presence_penalty", "frequency_penalty", "max_new_tokens", "seed"}
     assert named | lacking == set(SETTINGS)
+
+
+@pytest.mark.parametrize("case", range(len(SEQUENCES) // 2))
+def test_rules_about_tokens_are_transformers_own(case):
+    arguments = json.loads(str(SEQUENCES[f"case{case}/arguments"]))
+    given = {name: value for name, value in arguments.items() if name in SETTINGS}
+    prompt_length = arguments.get("prompt_length", PROMPT_LENGTH)
+    options = GenerationOptions(
+        logit_bias={tuple(k): v for k, v in arguments.get("logit_bias", [])},
+        bad_words=arguments.get("bad_words_ids"),
+        **{
+            name: arguments.get(name)
+            for name in (
+                "allowed_token_ids",
+                "suppress_tokens",
+                "begin_suppress_tokens",
+            )
+        },
+    )
+    rules = options.rules(
+        rows=ROWS,
+        vocabulary_size=LOGITS.shape[1],
+        stop_sequences=[[STOP_ID]],
+        tokenize=None,
+    )
+    settings = settings_of(**given)
+    history = history_of(TOKEN_IDS, prompt_lengths=prompt_length)
+    logits = processed(LOGITS, settings, history, rules=rules).numpy()
+    expected = SEQUENCES[f"case{case}/logits"].astype(np.float64)
+    left = ~np.isneginf(expected).all(axis=1)  # one case bans all of some rows
+    assert (logits[~left] == BANNED_LOGIT).all()
+    weights = np.exp(expected[left] - expected[left].max(axis=1, keepdims=True))
+    np.testing.assert_allclose(
+        distribution(logits, settings)[left],
+        weights / weights.sum(axis=1, keepdims=True),
+        atol=1e-6,
+    )
+    if not set(given) & set(SamplingSettings._fields):
+        logits = np.where(logits == BANNED_LOGIT, -np.inf, logits)
+        np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
 
 
 def oracle(logits, text, prompt_length, *, repetition, presence, frequency, ngram):

@@ -38,7 +38,7 @@ GROUPS = ((4, 2), (6, 3), (6, 2))
 CONTRASTS = ((0.6, 4), (0.3, 4), (0.6, 1), (0.9, 6))
 # To transformers, a group that is done goes on with padding, which the groups after it
 # are to avoid like any token. A case where it matters which token that is, is left out.
-PADDING_IDS = (2, 3)
+PADDING_IDS = (1, 50)
 
 Options = dict[str, Any]
 
