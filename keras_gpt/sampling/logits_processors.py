@@ -191,11 +191,12 @@ def ban_sequences(
 
 def restrict(logits: tf.Tensor, rules: TokenRules, history: History) -> tf.Tensor:
     """Leaves the allowed tokens, less those that are suppressed."""
-    allowed = (
-        _counts(rules.allowed_tokens, rules.allowed_tokens >= 0, like=logits) > 0.0
-    )
-    is_free = ~tf.reduce_any(allowed, axis=-1, keepdims=True)
+    counts = _counts(rules.allowed_tokens, rules.allowed_tokens >= 0, like=logits)
+    allowed, is_free = counts > 0.0, tf.reduce_all(counts == 0.0, axis=1, keepdims=True)
     logits = tf.where(allowed | is_free, logits, BANNED_LOGIT)
+    # Where all of the allowed tokens are banned, the ban gives way, as in transformers.
+    is_empty = tf.reduce_all(logits <= BANNED_LOGIT, axis=1, keepdims=True)
+    logits = tf.where(is_empty & allowed, 0.0, logits)
     logits = _ban(logits, rules.suppressed_tokens, True)
     is_first = (history.num_new_tokens == 0)[:, None]
     return _ban(logits, rules.begin_suppressed_tokens, is_first)
