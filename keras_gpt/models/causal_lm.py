@@ -358,6 +358,7 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
             if options.prefix is not None:
                 default_length = self.backbone.config.max_sequence_length
         else:
+            self._runner().prefix_of(options.prefix, len(batch))  # or an error
             token_ids = self._runner().encode(batch, prefix=options.prefix)
             prompts = _with_prefixes(batch.numpy().tolist(), options.prefix)
             default_length = self.preprocessor.sequence_length

@@ -295,14 +295,14 @@ class GenerationRunner:
         self, token_ids: list[np.ndarray], *, prefix: PromptPrefix | None = None
     ) -> Prefix:
         """Computes prompts, each at most a token shorter than the context."""
-        state, rows = self._prefix(prefix, len(token_ids))
+        state, rows = self.prefix_of(prefix, len(token_ids))
         self._check_lengths(token_ids, state.lengths.numpy()[rows])
         return self.decoder().prefill(_prompts(token_ids), state, tf.constant(rows))
 
     def _start(self, batch: Batch) -> tuple[Prompts, Request, Prefix, tf.Tensor]:
         """Returns what a decoder begins with."""
         options = batch.options
-        prefix, prefix_rows = self._prefix(options.prefix, len(batch.token_ids))
+        prefix, prefix_rows = self.prefix_of(options.prefix, len(batch.token_ids))
         before = prefix.lengths.numpy()[prefix_rows]
         token_ids = batch.token_ids
         if options.truncate is not None:
@@ -330,10 +330,14 @@ class GenerationRunner:
         new = np.broadcast_to(np.minimum(wanted, half), [rows])
         return [max(self.context - max(int(count), 1), 1) for count in new]
 
-    def _prefix(
+    def prefix_of(
         self, prefix: PromptPrefix | None, rows: int
     ) -> tuple[Prefix, np.ndarray]:
-        """Returns the prefix and, for each prompt, its row of it."""
+        """Returns the prefix and, for each prompt, its row of it.
+
+        Raises:
+            ValueError: if it is none, or does not fit the number of prompts.
+        """
         if prefix is None:
             return self.decoder().empty_prefix, np.zeros(rows, np.int32)
         if not isinstance(prefix, PromptPrefix):
@@ -410,7 +414,7 @@ class GenerationRunner:
         for row in np.flatnonzero(tokens.finish_reason == INVALID_LOGITS):
             count = tokens.num_tokens[row]
             prompt = batch.token_ids[row // copies]
-            prefix, rows = self._prefix(batch.options.prefix, len(batch.token_ids))
+            prefix, rows = self.prefix_of(batch.options.prefix, len(batch.token_ids))
             before = prefix.lengths.numpy()[rows[row // copies]]
             first = prefix.token_ids.numpy()[rows[row // copies], :before]
             ids = np.concatenate([first, prompt, tokens.token_ids[row, :count]])
