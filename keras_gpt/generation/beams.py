@@ -117,7 +117,6 @@ def search_tokens(
         num_cached=lengths - 1,
         cache=kv_cache.take_rows(whole.cache, rows),
     )
-    beam_request = _repeat_rows(request, rows)
 
     def is_open(now: _Loop) -> tf.Tensor:
         rows_open = tf.stack([tf.reduce_any(group.is_open) for group in now.groups])
@@ -125,18 +124,26 @@ def search_tokens(
 
     def go_on(now: _Loop) -> tuple[_Loop]:
         history = _history(whole, rows, now)
-        log_probs, gains, cache = _score(decoder, history, beam_request, now)
+        fed = feed(
+            decoder.model,
+            token_ids=history.token_ids,
+            lengths=history.lengths,
+            num_cached=now.num_cached,
+            cache=now.cache,
+            num_hidden=1,
+        )
         groups = _advance_groups(
             now,
-            log_probs=log_probs,
-            gains=gains,
+            decoder=decoder,
+            log_probs=tf.nn.log_softmax(decoder.model.logits(fed.hidden[:, 0])),
+            history=history,
+            request=request,
             limits=limits,
             settings=settings,
-            stop_sequences=request.stops.sequences,
             diversity_penalty=diversity_penalty,
         )
-        sources = _beam_rows(groups, num_beams=num_beams)
-        return (_Loop(now.step + 1, groups, history.lengths, _reorder(cache, sources)),)
+        cache = _reorder(fed.cache, _beam_rows(groups, num_beams=num_beams))
+        return (_Loop(now.step + 1, groups, history.lengths, cache),)
 
     shapes = tf.nest.map_structure(lambda x: x.shape, loop)
     shapes = shapes._replace(cache=kv_cache.growing_shapes(loop.cache))
@@ -173,56 +180,50 @@ def _history(whole: Prefix, rows: tf.Tensor, now: _Loop) -> History:
     return History(tokens, before + now.step, before)
 
 
-def _score(
-    decoder: Decoder, history: History, request: Request, now: _Loop
-) -> tuple[tf.Tensor, tf.Tensor, KVCache]:
-    """Runs the beams; returns log-probabilities, gains (B * K, V), and the cache."""
-    fed = feed(
-        decoder.model,
-        token_ids=history.token_ids,
-        lengths=history.lengths,
-        num_cached=now.num_cached,
-        cache=now.cache,
-        num_hidden=1,
-    )
-    log_probs = tf.nn.log_softmax(decoder.model.logits(fed.hidden[:, 0]))
-    return log_probs, decoder.process(log_probs, history, request), fed.cache
-
-
 def _advance_groups(
     now: _Loop,
     *,
+    decoder: Decoder,
     log_probs: tf.Tensor,
-    gains: tf.Tensor,
+    history: History,
+    request: Request,
     limits: tf.Tensor,
     settings: BeamSettings,
-    stop_sequences: tf.Tensor,
     diversity_penalty: tf.Tensor | None,
 ) -> tuple[BeamState, ...]:
-    """Continues each group, the later ones away from what the earlier ones took."""
+    """Continues each group, the later ones away from what the earlier ones took.
+
+    `log_probs` (B * K, V) and `history` are of each running beam, the rest of each row.
+    """
     size = now.groups[0].running.scores.shape[1]
-    shape = [tf.shape(limits)[0], size * len(now.groups), log_probs.shape[1]]
-    log_probs, gains = (tf.reshape(x, shape) for x in (log_probs, gains))
+    num_rows, vocabulary_size = tf.shape(limits)[0], tf.shape(log_probs)[1]
+    first_beams = tf.range(num_rows)[:, None] * size * len(now.groups)
+    stop_sequences = request.stops.sequences
+    request = _repeat_rows(request, tf.repeat(tf.range(num_rows), size))
     groups: list[BeamState] = []
-    taken = tf.zeros([shape[0], shape[2]])  # how many beams took each token
+    taken = tf.zeros([num_rows, vocabulary_size])  # how many beams took each token
     for index, group in enumerate(now.groups):
-        mine = slice(index * size, (index + 1) * size)
-        gain = gains[:, mine]
+        mine = tf.reshape(first_beams + index * size + tf.range(size), [-1])
+        gains = own = tf.gather(log_probs, mine)
         if index:
-            gain -= diversity_penalty[:, None, None] * taken[:, None]
+            penalty = diversity_penalty[:, None] * taken
+            gains -= tf.repeat(penalty, size, axis=0)
+        gains = decoder.process(
+            gains, History(*(tf.gather(field, mine) for field in history)), request
+        )
+        shape = [num_rows, size, vocabulary_size]
         group = beam_search.advance(
             group,
-            log_probs=log_probs[:, mine],
-            gains=gain,
+            log_probs=tf.reshape(own, shape),
+            gains=tf.reshape(gains, shape),
             step=now.step,
             limits=limits,
             settings=settings,
             stop_sequences=stop_sequences,
             counts_ended=len(now.groups) > 1,
         )
-        chosen = tf.one_hot(group.next_tokens, shape[2])
-        was_open = now.groups[index].is_open[:, None]
-        taken += tf.where(was_open, tf.reduce_sum(chosen, axis=1), 0.0)
+        chosen = tf.reduce_sum(tf.one_hot(group.next_tokens, vocabulary_size), axis=1)
+        taken += tf.where(now.groups[index].is_open[:, None], chosen, 0.0)
         groups.append(group)
     return tuple(groups)
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from keras_gpt.generation.decoder import Choice, Decoder, new_tokens
+from keras_gpt.generation.decoder import Decoder, new_tokens
 from keras_gpt.generation.feeding import feed
 from keras_gpt.generation.state import (
     DecodeState,
@@ -21,7 +21,6 @@ from keras_gpt.generation.state import (
 )
 from keras_gpt.layers import kv_cache
 from keras_gpt.layers.kv_cache import KVCache
-from keras_gpt.sampling.logits_processors import BANNED_LOGIT
 
 
 class ContrastiveSettings(NamedTuple):
@@ -119,12 +118,11 @@ def _round(
         tf.where(is_candidate, scores, tf.float32.min), axis=1, output_type=tf.int32
     )
     tokens = tf.gather(candidates, best, batch_dims=1)
-    is_allowed = tf.gather(processed, tokens, batch_dims=1) > BANNED_LOGIT
     after = decoder.commit(
         state,
         request,
         logits=now.logits,
-        choice=Choice(tokens, is_allowed),
+        choice=decoder.choice_of(tokens, processed),
         rows=running,
     )
     # The chosen candidate moves from its own slot to that of the next token.

@@ -44,10 +44,12 @@ class Choice(NamedTuple):
     Attributes:
         token_ids: int32 (B,).
         is_allowed: bool (B,). False where every token is banned.
+        is_number: bool (B,). False where a user's processor has made a NaN.
     """
 
     token_ids: tf.Tensor
     is_allowed: tf.Tensor
+    is_number: tf.Tensor
 
 
 class Decoder:
@@ -257,9 +259,16 @@ class Decoder:
             settings=request.settings.sampling,
             step=state.history.num_new_tokens,
         )
-        chosen = tf.gather(processed, tokens, batch_dims=1)
-        # Not "above": a NaN is no ban, and is found elsewhere.
-        return Choice(tokens, ~(chosen <= BANNED_LOGIT))
+        return self.choice_of(tokens, processed)
+
+    def choice_of(self, token_ids: tf.Tensor, processed: tf.Tensor) -> Choice:
+        """Returns tokens (B,) that were chosen by `processed` logits (B, V)."""
+        is_number = tf.ones_like(token_ids, tf.bool)
+        if self._processors:
+            # Ours keep numbers finite, and the model's own are looked at in `commit`.
+            is_number = ~tf.reduce_any(tf.math.is_nan(processed), axis=-1)
+        chosen = tf.gather(processed, token_ids, batch_dims=1)
+        return Choice(token_ids, ~is_number | (chosen > BANNED_LOGIT), is_number)
 
     def process(
         self, logits: tf.Tensor, history: History, request: Request
@@ -295,7 +304,8 @@ class Decoder:
         total = tf.reduce_logsumexp(logits, axis=-1)
         # Of the model's own distribution, before penalties and filters.
         log_probs = tf.gather(logits, choice.token_ids, batch_dims=1) - total
-        is_number = tf.math.is_finite(total) & ~tf.math.is_nan(log_probs)
+        is_number = choice.is_number & tf.math.is_finite(total)
+        is_number &= ~tf.math.is_nan(log_probs)
         written = rows & is_number & choice.is_allowed
         place = tf.range(tf.shape(state.token_ids)[1]) == state.lengths[:, None]
         place &= written[:, None]
