@@ -25,7 +25,7 @@ def find_stop_string(
     longest = tf.reduce_max(tf.pad(stop_lengths, [[0, 0], [0, 1]]))
     text_lengths = tf.strings.length(text)
     # A match that ends in the new bytes begins in this many bytes or fewer.
-    width = tf.minimum(longest - 1 + num_new_bytes, text_lengths)
+    width = tf.minimum(tf.maximum(longest - 1, 0) + num_new_bytes, text_lengths)
     starts = text_lengths - width
     tail = _bytes(tf.strings.substr(text, starts, width), tf.reduce_max(width))
     # Beginnings (B, S, L): the bytes that follow each place of the tail.

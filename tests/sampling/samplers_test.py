@@ -78,17 +78,79 @@ def test_token_is_the_inverse_cdf_of_the_oracle(case):
         assert near_edge or got.numpy()[row] == ids[index]
 
 
-def test_frequencies_match_the_distribution():
+CRITICAL = {5: 20.5, 4: 18.5, 3: 16.3, 2: 13.8, 1: 10.8}  # chi-square, p = 0.001
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"temperature": 0.9},
+        {"top_k": 4},
+        {"top_p": 0.8},
+        {"min_p": 0.3},
+        {"typical_p": 0.7},
+        {"epsilon_cutoff": 0.12},
+        {"eta_cutoff": 0.4},
+        {"temperature": 1.4, "top_k": 5, "top_p": 0.9, "min_p": 0.1},
+    ],
+)
+def test_frequencies_match_the_distribution(method):
     rows = 20_000
     logits = np.linspace(-1.0, 1.0, 6).astype(np.float32)
+    settings = settings_of(rows, **method)
     got = sample(
-        tf.tile(logits[None], [rows, 1]),
-        settings=settings_of(rows, temperature=0.9),
-        step=tf.constant(0),
+        tf.tile(logits[None], [rows, 1]), settings=settings, step=tf.constant(0)
     )
-    expected = np.exp(logits / 0.9) / np.sum(np.exp(logits / 0.9)) * rows
     counts = np.bincount(got.numpy(), minlength=6)
-    assert np.sum((counts - expected) ** 2 / expected) < 20.5  # 5 df, p = 0.001
+    weights = np.exp(logits / method.get("temperature", 1.0))
+    left = FILTERED[tuple(method)](weights / weights.sum(), **method)
+    assert counts[left == 0].sum() == 0
+    expected = left[left > 0] / left.sum() * rows
+    statistic = np.sum((counts[left > 0] - expected) ** 2 / expected)
+    assert statistic < CRITICAL[len(expected) - 1]
+
+
+def nucleus(p, *, top_p, **_):
+    order = np.argsort(-p)
+    kept = order[: np.searchsorted(np.cumsum(p[order]), top_p) + 1]
+    return np.where(np.isin(np.arange(len(p)), kept), p, 0.0)
+
+
+def typical(p, *, typical_p):
+    distance = np.abs(-np.log(p) + np.sum(p * np.log(p)))
+    order = np.argsort(distance)
+    kept = order[: np.searchsorted(np.cumsum(p[order]), typical_p) + 1]
+    return np.where(np.isin(np.arange(len(p)), kept), p, 0.0)
+
+
+def eta(p, *, eta_cutoff):
+    entropy = -np.sum(p * np.log(p))
+    cutoff = min(eta_cutoff, np.sqrt(eta_cutoff) * np.exp(-entropy))
+    return np.where(p >= cutoff, p, 0.0)
+
+
+def largest(p, *, top_k, **_):
+    return np.where(p >= np.sort(p)[-top_k], p, 0.0)
+
+
+def chain(p, *, top_k, top_p, min_p, **_):
+    p = largest(p, top_k=top_k)
+    p = nucleus(p / p.sum(), top_p=top_p)
+    return np.where(p >= min_p * p.max(), p, 0.0)
+
+
+FILTERED = {
+    ("temperature",): lambda p, **_: p,
+    ("top_k",): largest,
+    ("top_p",): nucleus,
+    ("min_p",): lambda p, min_p: np.where(p >= min_p * p.max(), p, 0.0),
+    ("typical_p",): typical,
+    ("epsilon_cutoff",): lambda p, epsilon_cutoff: np.where(
+        p >= epsilon_cutoff, p, 0.0
+    ),
+    ("eta_cutoff",): eta,
+    ("temperature", "top_k", "top_p", "min_p"): chain,
+}
 
 
 def test_temperature_zero_takes_the_lowest_of_equal_maxima():
