@@ -221,6 +221,66 @@ def test_generate_by_beams(run_folder, capsys):
     assert "top_k must not be given with num_beams=3" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flags", "options"),
+    [
+        (["--stop_string=e", "--stop_string=1"], {"stop_strings": ["e", "1"]}),
+        (["--bad_word=Line", "--temperature=2"], {"bad_words": ["Line"]}),
+        (["--draft=prompt_lookup", "--num_draft_tokens=3"], {}),
+        (["--num_beams=4", "--num_beam_groups=2", "--diversity_penalty=1"], None),
+        (["--penalty_alpha=0.6", "--top_k=3"], None),
+        (["--best_of=4", "--num_return_sequences=2"], None),
+        (["--sliding_window"], {}),
+    ],
+)
+def test_generate_passes_its_options_on(run_folder, capsys, flags, options):
+    model = f"--model={run_folder}/model"
+    given = dict(flag.removeprefix("--").split("=") for flag in flags if "=" in flag)
+    if options is None:
+        options = {k: float(v) if "." in v else int(v) for k, v in given.items()}
+        options["num_return_sequences"] = options.get("num_return_sequences", 1)
+        if "diversity_penalty" in options:
+            options["diversity_penalty"] = 1.0
+    if not {"num_beams", "penalty_alpha"} & set(options):
+        flags, options = [*flags, "--seed=3"], {**options, "seed": 3}
+        options["temperature"] = float(given.get("temperature", 1.0))
+    command = ["generate", model, "--max_new_tokens=9", "--prompt=Line", *flags]
+    assert cli.main(command) == 0
+    lm = GPTCausalLM.from_preset(run_folder / "model")
+    expected = lm.generate("Line", max_new_tokens=9, **options)
+    texts = expected if isinstance(expected, list) else [expected]
+    assert capsys.readouterr().out == "".join(text + "\n" for text in texts)
+
+
+def test_generate_streams(run_folder, capsys):
+    arguments = [f"--model={run_folder}/model", "--max_new_tokens=9", "--seed=3"]
+    assert cli.main(["generate", *arguments, "--prompt=Line", "--strip_prompt"]) == 0
+    whole = capsys.readouterr().out
+    assert cli.main(["generate", *arguments, "--prompt=Line", "--stream"]) == 0
+    assert capsys.readouterr().out == whole
+    both = ["--prompt=Line", "--prompt=of", "--stream"]
+    assert cli.main(["generate", *arguments, *both]) == 1
+    assert "--stream takes one --prompt, got 2" in capsys.readouterr().err
+
+
+def test_generate_drafts_with_a_model(run_folder, capsys):
+    arguments = [f"--model={run_folder}/model", "--max_new_tokens=9", "--seed=3"]
+    assert cli.main(["generate", *arguments, "--prompt=Line"]) == 0
+    plain = capsys.readouterr().out
+    draft = f"--draft={run_folder}/model"
+    assert cli.main(["generate", *arguments, "--prompt=Line", draft]) == 0
+    assert capsys.readouterr().out == plain
+
+
+def test_generate_truncates_when_asked(run_folder, capsys):
+    arguments = [f"--model={run_folder}/model", "--max_new_tokens=2"]
+    long = "--prompt=" + "Line of text " * 200
+    assert cli.main(["generate", *arguments, long]) == 2
+    assert "must be shorter than the context" in capsys.readouterr().err
+    assert cli.main(["generate", *arguments, long, "--truncate=left"]) == 0
+    assert capsys.readouterr().out.startswith("Line of text")
+
+
 def test_generate_reads_standard_input(run_folder, monkeypatch, capsys):
     arguments = [f"--model={run_folder}/model", "--max_new_tokens=5", "--seed=3"]
     assert cli.main(["generate", *arguments, "--prompt=Line 1"]) == 0
