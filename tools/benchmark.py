@@ -15,6 +15,7 @@ DESCRIPTION = "compares speeds with those of peers"
 WORDS = {
     "train": "tokens/s of a training step, beside the same step in torch eager",
     "tokenize": "MB/s of GPTTokenizer in tf.data, beside KerasHub and tokenizers",
+    "decode": "tokens/s of greedy decoding, beside transformers, KerasHub, CTranslate2",
 }
 
 
@@ -29,18 +30,26 @@ def define_flags(flags: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_integer(
         "rounds", 3, "Measurements of each side, in turn", flag_values=flags
     )
+    absl_flags.DEFINE_enum(
+        "part", "all", ["peers", "position", "speculation", "all"],
+        "decode: peers (GPT-2 small, batch 1 and 8, 32 prompt + 64 new tokens), "
+        "position (time of a token at 1000 against 100), or speculation (prompt "
+        "lookup against plain decoding)",
+        flag_values=flags,
+    )  # fmt: skip
     absl_flags.DEFINE_float(
-        "seconds", 5.0, "train: least seconds of one measurement", flag_values=flags
-    )
+        "seconds", 5.0, "train, decode: least seconds of one measurement",
+        flag_values=flags,
+    )  # fmt: skip
     absl_flags.DEFINE_string(
         "input", None, "tokenize: UTF-8 text file; optional", flag_values=flags
     )
     absl_flags.DEFINE_string(
-        "vocabulary", None, "tokenize: GPT-2 vocabulary (JSON); optional",
+        "vocabulary", None, "tokenize, decode: GPT-2 vocabulary (JSON); optional",
         flag_values=flags,
     )  # fmt: skip
     absl_flags.DEFINE_string(
-        "merges", None, "tokenize: GPT-2 merges; optional", flag_values=flags
+        "merges", None, "tokenize, decode: GPT-2 merges; optional", flag_values=flags
     )
     absl_flags.DEFINE_string(
         "json", None, "File for the results, as JSON; optional", flag_values=flags
