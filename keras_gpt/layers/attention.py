@@ -90,7 +90,7 @@ class CausalSelfAttention(keras.layers.Layer):
         inputs: (B, T, D).
         mask: bool (B or 1, 1, T, S). True where attention is allowed.
         cache: `LayerCache` to read and extend, or () to attend to `inputs` alone.
-        cache_rows: int32 (B * N * T, 1). Rows of the cache that the new tokens take,
+        cache_rows: int32 (B * N * T,). Rows of the cache that the new tokens take,
             as `kv_cache.cache_rows` numbers them. Only with a cache.
         training: bool. Whether dropout is active.
 

@@ -26,7 +26,7 @@ class TransformerBlock(keras.layers.Layer):
         inputs: (B, T, D).
         mask: bool (B or 1, 1, T, S). True where attention is allowed.
         cache: `LayerCache` to read and extend, or ().
-        cache_rows: int32 (B * N * T, 1). As in `CausalSelfAttention`.
+        cache_rows: int32 (B * N * T,). As in `CausalSelfAttention`.
         training: bool. Whether dropout is active.
 
     Returns:

@@ -5,6 +5,12 @@ token at position p of a row lies in slot p of that row, so rows of different
 lengths share one cache and the causal rule `slot <= position` is the only mask
 that decoding needs: whatever padding wrote into later slots is overwritten before
 any query may look there.
+
+New tokens are written into the memory that the cache has: TensorFlow's other ways,
+`tensor_scatter_nd_update` and `where`, copy the whole table at each step. So a cache
+that was written to is used up, and only the one that came back may be read; and its
+tables come from ops that TensorFlow never merges, or those of two layers might become
+one. `take_rows` makes a copy that is free to use.
 """
 
 from __future__ import annotations
@@ -65,7 +71,8 @@ def empty_cache(
 
     def zeros() -> tf.Tensor:
         shape = tf.stack([batch_size, num_heads, num_slots, head_dim])
-        tensor = tf.zeros(shape, dtype)
+        # Unlike tf.zeros, it is never one tensor for several uses.
+        tensor = tf.raw_ops.Empty(shape=shape, dtype=tf.as_dtype(dtype), init=True)
         return tf.ensure_shape(tensor, [None, num_heads, None, head_dim])
 
     return KVCache(tuple(LayerCache(zeros(), zeros()) for _ in range(num_layers)))
@@ -91,7 +98,7 @@ def grow(cache: KVCache, num_slots: tf.Tensor) -> KVCache:
 
 
 def take_rows(cache: KVCache, rows: tf.Tensor) -> KVCache:
-    """Returns the cache of the rows numbered `rows`, int32 (B',)."""
+    """Returns a copy of the rows numbered `rows`, int32 (B',)."""
     return tf.nest.map_structure(lambda table: tf.gather(table, rows), cache)
 
 
@@ -106,18 +113,14 @@ def growing_shapes(cache: KVCache) -> KVCache:
 
 
 def move(cache: KVCache, *, source: tf.Tensor, target: tf.Tensor) -> KVCache:
-    """Copies one slot of each row to another: int32 (B,) each."""
-    num_heads = cache.layers[0].key.shape[1]
-    rows = cache_rows(target[:, None], num_heads=num_heads, num_slots=cache.num_slots)
-
-    old_rows = cache_rows(
-        source[:, None], num_heads=num_heads, num_slots=cache.num_slots
-    )
+    """Copies one slot of each row to another, int32 (B,) each, in place."""
+    num_heads, num_slots = cache.layers[0].key.shape[1], cache.num_slots
+    old = cache_rows(source[:, None], num_heads=num_heads, num_slots=num_slots)
+    new = cache_rows(target[:, None], num_heads=num_heads, num_slots=num_slots)
 
     def copy(table: tf.Tensor) -> tf.Tensor:
-        flat = tf.reshape(table, [-1, table.shape[-1]])
-        moved = tf.gather_nd(flat, old_rows)
-        return _scatter_rows(table, rows=rows, updates=moved)
+        moved = tf.gather(tf.reshape(table, [-1, table.shape[-1]]), old)
+        return _write_rows(table, rows=new, updates=moved)
 
     return tf.nest.map_structure(copy, cache)
 
@@ -132,45 +135,40 @@ def cache_rows(slots: tf.Tensor, *, num_heads: int, num_slots: tf.Tensor) -> tf.
         num_slots: int32 scalar (S).
 
     Returns:
-        int32 (B * N * T, 1). Rows of a table (B, N, S, H), numbered through its first
+        int32 (B * N * T,). Rows of a table (B, N, S, H), numbered through its first
         three axes.
     """
     batch_size = tf.shape(slots)[0]
     first = tf.range(batch_size * num_heads) * num_slots
     first = tf.reshape(first, [batch_size, num_heads, 1])
-    return tf.reshape(first + slots[:, None, :], [-1, 1])
+    return tf.reshape(first + slots[:, None, :], [-1])
 
 
 def write(
     cache: LayerCache, *, key: tf.Tensor, value: tf.Tensor, rows: tf.Tensor
 ) -> LayerCache:
-    """Writes the keys and values of new tokens into their slots.
-
-    A scatter rather than an XLA update, so that exported graphs run where XLA is
-    off. TensorFlow runs it in place when nothing else holds the cache.
+    """Writes the keys and values of new tokens into their slots, in place.
 
     Args:
         cache: `LayerCache` with S slots.
         key: (B, N, T, H). Keys of the new tokens.
         value: (B, N, T, H). Values of the new tokens.
-        rows: int32 (B * N * T, 1). `cache_rows` of the new tokens.
+        rows: int32 (B * N * T,). `cache_rows` of the new tokens.
 
     Returns:
         The `LayerCache` after the write, of the same shape.
     """
     return LayerCache(
-        _scatter_rows(cache.key, rows=rows, updates=key),
-        _scatter_rows(cache.value, rows=rows, updates=value),
+        _write_rows(cache.key, rows=rows, updates=key),
+        _write_rows(cache.value, rows=rows, updates=value),
     )
 
 
-def _scatter_rows(
-    table: tf.Tensor, *, rows: tf.Tensor, updates: tf.Tensor
-) -> tf.Tensor:
+def _write_rows(table: tf.Tensor, *, rows: tf.Tensor, updates: tf.Tensor) -> tf.Tensor:
     head_dim = table.shape[-1]
-    flat = tf.tensor_scatter_nd_update(
-        tf.reshape(table, [-1, head_dim]),
-        rows,
-        tf.reshape(tf.cast(updates, table.dtype), [-1, head_dim]),
+    flat = tf.raw_ops.InplaceUpdate(
+        x=tf.reshape(table, [-1, head_dim]),
+        i=rows,
+        v=tf.reshape(tf.cast(updates, table.dtype), [-1, head_dim]),
     )
     return tf.ensure_shape(tf.reshape(flat, tf.shape(table)), table.shape)

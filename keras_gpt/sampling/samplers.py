@@ -9,6 +9,9 @@ import tensorflow as tf
 
 from keras_gpt.sampling import rng
 
+# Sorting so many takes a tenth of the time that 50,000 take, and most draws of trained
+# models end among them.
+FEW_TOKENS = 512
 SMALLEST = float(np.finfo(np.float32).tiny)
 
 
@@ -62,33 +65,51 @@ def sample(
     is_greedy = settings.temperature <= 0.0
 
     def draw() -> tf.Tensor:
-        kept = keep(logits, settings=settings)
-        cumulative = tf.cumsum(kept.weights, axis=-1)
-        target = rng.uniform(settings.seed, step)[:, None] * cumulative[:, -1:]
-        index = tf.reduce_sum(tf.cast(cumulative <= target, tf.int32), axis=-1)
-        # Rounding may carry the target to the sum of all.
-        ranks = tf.range(tf.shape(kept.weights)[-1])
-        last = tf.reduce_max(tf.where(kept.weights > 0.0, ranks, 0), axis=-1)
-        drawn = tf.gather(kept.token_ids, tf.minimum(index, last), batch_dims=1)
+        drawn = _draw(logits, settings=settings, step=step)
         return tf.where(is_greedy, greedy, drawn)
 
     return tf.cond(tf.reduce_all(is_greedy), lambda: greedy, draw)
 
 
+def _draw(
+    logits: tf.Tensor, *, settings: SamplingSettings, step: tf.Tensor
+) -> tf.Tensor:
+    """Draws from the likeliest tokens alone where they decide, else from all."""
+    few = tf.minimum(FEW_TOKENS, tf.shape(logits)[-1])
+    share = rng.uniform(settings.seed, step)
+    token_ids, is_decided = _pick(keep(logits, settings=settings, count=few), share)
+    is_decided |= settings.temperature <= 0.0  # nobody looks
+
+    def draw_from_all() -> tf.Tensor:
+        # A row that the few decide stays as it is, whatever its neighbours need.
+        everything = keep(logits, settings=settings)
+        return tf.where(is_decided, token_ids, _pick(everything, share)[0])
+
+    return tf.cond(tf.reduce_all(is_decided), lambda: token_ids, draw_from_all)
+
+
 class KeptTokens(NamedTuple):
-    """What the filters leave of the distribution.
+    """What the filters leave of the distribution, or its beginning.
 
     Attributes:
         token_ids: int32 (B, K). In order of falling probability.
         weights: float32 (B, K). In proportion to their probabilities; 0 for tokens
             that a filter took away.
+        total: float32 (B,). Sum of the weights, those beyond the first K included.
+        is_known: bool (B,). Whether the first K tell what the filters leave.
+        is_whole: bool (B,). Whether the filters leave nothing beyond the first K.
     """
 
     token_ids: tf.Tensor
     weights: tf.Tensor
+    total: tf.Tensor
+    is_known: tf.Tensor
+    is_whole: tf.Tensor
 
 
-def keep(logits: tf.Tensor, *, settings: SamplingSettings) -> KeptTokens:
+def keep(
+    logits: tf.Tensor, *, settings: SamplingSettings, count: tf.Tensor | None = None
+) -> KeptTokens:
     """Filters the distribution of each row.
 
     The filters apply in transformers' order, that of the fields of
@@ -99,6 +120,8 @@ def keep(logits: tf.Tensor, *, settings: SamplingSettings) -> KeptTokens:
         logits: float32 (B, V).
         settings: `SamplingSettings` of B rows, within their ranges; a row with
             temperature 0 is filtered as with 1.
+        count: int32 scalar (K). How many of the likeliest tokens to look at. Defaults
+            to as many as some row may keep.
 
     Returns:
         `KeptTokens`.
@@ -107,30 +130,58 @@ def keep(logits: tf.Tensor, *, settings: SamplingSettings) -> KeptTokens:
     vocabulary_size = tf.shape(logits)[-1]
     top_k = tf.where(settings.top_k > 0, settings.top_k, vocabulary_size)
     top_k = tf.minimum(top_k, vocabulary_size)
-    # Only as many tokens are sorted as some row may keep.
-    ordered, ids = tf.math.top_k(logits, k=tf.reduce_max(top_k))
-    ordered = ordered / temperature[:, None]
-    ranks = tf.range(tf.shape(ids)[-1])
-    kept = ranks[None, :] < top_k[:, None]
-    weights = tf.where(kept, tf.exp(ordered - ordered[:, :1]), 0.0)
+    count = tf.reduce_max(top_k) if count is None else count
+    ordered, ids = tf.math.top_k(logits, k=count)
+    best = ordered[:, :1]
+    weights = tf.exp((ordered - best) / temperature[:, None])
+    everything = tf.reduce_sum(tf.exp((logits - best) / temperature[:, None]), axis=-1)
+
+    ranks = tf.range(count)
+    weights = tf.where(ranks < top_k[:, None], weights, 0.0)
+    of_top_k = tf.reduce_sum(weights, axis=-1)
+    total = tf.where(top_k < vocabulary_size, of_top_k, everything)
     before = tf.cumsum(weights, axis=-1, exclusive=True)
-    total = tf.reduce_sum(weights, axis=-1, keepdims=True)
-    first = ranks[None, :] == 0  # the likeliest token always stays
-    nucleus = (settings.top_p >= 1.0)[:, None] | (
-        before < settings.top_p[:, None] * total
-    )
+    nucleus = before < (settings.top_p * total)[:, None]
+    nucleus |= (settings.top_p >= 1.0)[:, None]
     likely = weights >= settings.min_p[:, None]  # the likeliest weight is 1
-    weights = tf.where((nucleus & likely) | first, weights, 0.0)
+    is_first = ranks == 0  # always stays
+    weights = tf.where((nucleus & likely) | is_first, weights, 0.0)
+    # What these filters take is a tail, so that the last token tells of those beyond.
+    is_whole = (weights[:, -1] == 0.0) | (count >= vocabulary_size)
+    is_whole |= (top_k <= count) & (top_k > 0)
+    is_all = (top_k >= vocabulary_size) & (settings.top_p >= 1.0)
+    is_all &= settings.min_p <= 0.0
+    by_entropy = (
+        (settings.typical_p < 1.0)
+        | (settings.epsilon_cutoff > 0.0)
+        | (settings.eta_cutoff > 0.0)
+    )
     weights = tf.cond(
-        tf.reduce_any(
-            (settings.typical_p < 1.0)
-            | (settings.epsilon_cutoff > 0.0)
-            | (settings.eta_cutoff > 0.0)
-        ),
+        tf.reduce_any(by_entropy),
         lambda: _keep_by_entropy(weights, settings),
         lambda: weights,
     )
-    return KeptTokens(ids, weights)
+    kept_total = tf.reduce_sum(weights, axis=-1)
+    return KeptTokens(
+        token_ids=ids,
+        weights=weights,
+        total=tf.where(is_all & ~by_entropy, everything, kept_total),
+        is_known=is_whole | (is_all & ~by_entropy),
+        is_whole=is_whole,
+    )
+
+
+def _pick(kept: KeptTokens, share: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the tokens (B,) at shares (B,) of the weights, and whether it is so."""
+    cumulative = tf.cumsum(kept.weights, axis=-1)
+    target = (share * kept.total)[:, None]
+    index = tf.reduce_sum(tf.cast(cumulative <= target, tf.int32), axis=-1)
+    is_inside = target[:, 0] < cumulative[:, -1]
+    # Rounding may carry the target to the sum of all.
+    ranks = tf.range(tf.shape(kept.weights)[-1])
+    last = tf.reduce_max(tf.where(kept.weights > 0.0, ranks, 0), axis=-1)
+    token_ids = tf.gather(kept.token_ids, tf.minimum(index, last), batch_dims=1)
+    return token_ids, kept.is_known & (kept.is_whole | is_inside)
 
 
 def _keep_by_entropy(weights: tf.Tensor, settings: SamplingSettings) -> tf.Tensor:

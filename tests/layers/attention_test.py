@@ -13,10 +13,12 @@ from keras_gpt.layers.kv_cache import (
     empty_cache,
     grow,
     move,
+    take_rows,
     write,
 )
 from keras_gpt.layers.masks import AttentionMask
 from keras_gpt.layers.mlp import gelu_approximate
+from keras_gpt.zero_copy import as_array
 
 RNG = np.random.default_rng(0)
 
@@ -118,6 +120,50 @@ def test_slots_move_within_their_rows():
         for row in range(2):
             expected[row, :, target[row]] = old[row, :, source[row]]
         np.testing.assert_array_equal(new, expected)
+
+
+def test_writes_take_the_memory_that_the_cache_has():
+    cache = random_cache(4)
+    kept = take_rows(cache, tf.constant([0, 1]))
+    old = [as_array(table).ctypes.data for table in tf.nest.flatten(cache)]
+    before = [table.numpy().copy() for table in tf.nest.flatten(cache)]
+    rows = cache_rows(tf.constant([[1], [3]]), num_heads=2, num_slots=4)
+    new = tf.ones([2, 2, 1, 3])
+    written = [write(layer, key=new, value=-new, rows=rows) for layer in cache.layers]
+    for address, table in zip(old, tf.nest.flatten(written), strict=True):
+        assert as_array(table).ctypes.data == address
+    # A copy of the rows is another's.
+    for table, values in zip(tf.nest.flatten(kept), before, strict=True):
+        np.testing.assert_array_equal(table, values)
+
+
+def test_empty_tables_are_never_one_tensor():
+    @tf.function
+    def fill(num_slots):
+        cache = empty_cache(
+            num_layers=2,
+            batch_size=1,
+            num_heads=1,
+            num_slots=num_slots,
+            head_dim=1,
+            dtype="float32",
+        )
+        cache = grow(cache, tf.constant(3))
+        rows = cache_rows(tf.constant([[1]]), num_heads=1, num_slots=cache.num_slots)
+        return [
+            table[0, 0, :3, 0]
+            for index, layer in enumerate(cache.layers)
+            for table in write(
+                layer,
+                key=tf.fill([1, 1, 1, 1], 1.0 + index),
+                value=tf.fill([1, 1, 1, 1], 3.0 + index),
+                rows=rows,
+            )
+        ]
+
+    for num_slots in (0, 3):
+        got = [table.numpy().tolist() for table in fill(num_slots)]
+        assert got == [[0, 1, 0], [0, 3, 0], [0, 2, 0], [0, 4, 0]]
 
 
 def test_gelu_is_tensorflows_tanh_gelu():
