@@ -267,6 +267,13 @@ class TFGPT2LMHeadModel:
         length_penalty: float = 1.0,
         early_stopping: bool | str = False,
         num_return_sequences: int = 1,
+        repetition_penalty: float = 1.0,
+        no_repeat_ngram_size: int = 0,
+        min_new_tokens: int = 0,
+        bad_words_ids: Sequence[Sequence[int]] | None = None,
+        suppress_tokens: Sequence[int] | None = None,
+        begin_suppress_tokens: Sequence[int] | None = None,
+        penalty_alpha: float | None = None,
         eos_token_id: int | None = None,
         pad_token_id: int | None = None,
         seed: int | None = None,
@@ -288,6 +295,14 @@ class TFGPT2LMHeadModel:
             early_stopping: bool or string. As in `GPTCausalLM.generate`.
             num_return_sequences: int. Results for each prompt: best beams, or
                 independent draws.
+            repetition_penalty: float. As in `keras_gpt.GenerationOptions`, like those
+                that follow.
+            no_repeat_ngram_size: int.
+            min_new_tokens: int.
+            bad_words_ids: lists of ids that never come in a row.
+            suppress_tokens: ids.
+            begin_suppress_tokens: ids.
+            penalty_alpha: float. Above 0, contrastive search among `top_k` tokens.
             eos_token_id: int. Ends a text. Defaults to the tokenizer's.
             pad_token_id: int. Fills rows. Defaults to `eos_token_id`, or 0.
             seed: int. Of the draws; not in transformers. Defaults to a fresh one.
@@ -320,6 +335,8 @@ class TFGPT2LMHeadModel:
                 "num_return_sequences": num_return_sequences,
             }
             copies = 1
+        elif penalty_alpha and top_k > 1 and not do_sample:
+            method = {"penalty_alpha": penalty_alpha, "top_k": top_k}
         elif do_sample:
             method = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
             method["seed"] = seed
@@ -335,6 +352,12 @@ class TFGPT2LMHeadModel:
             max_length=self.backbone.config.max_sequence_length,
             stop_token_ids=None if end_id is None else [end_id],
             strip_prompt=True,
+            repetition_penalty=repetition_penalty,
+            no_repeat_ngram_size=no_repeat_ngram_size,
+            min_new_tokens=min_new_tokens,
+            bad_words=bad_words_ids,
+            suppress_tokens=suppress_tokens,
+            begin_suppress_tokens=begin_suppress_tokens,
             **method,
         )
         beams = len(new["token_ids"]) // len(ids)

@@ -1,5 +1,6 @@
 """transformers' interface: a script with one changed import runs and gives the same."""
 
+import json
 import pathlib
 
 import numpy as np
@@ -53,6 +54,36 @@ def test_greedy_and_beams_are_transformers_own():
             prompts[row : row + 1], num_beams=3, num_return_sequences=2, **options
         )
         np.testing.assert_array_equal(output, results[f"beam_plain/{row}"])
+
+
+GENERATION = {
+    name: np.load(GOLDEN.parents[1] / f"generation_{name}.npz")
+    for name in ("beams", "methods")
+}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "beams/gpt2/greedy_repetition_penalty/0",
+        "beams/gpt2/greedy_bad_words/1",
+        "beams/gpt2/beams_no_repeat_ngram_size/2",
+        "beams/gpt2/beams_min_new_tokens/0",
+        "beams/gpt2/beams_suppress_tokens/1",
+        "beams/gpt2/beams_begin_suppress_tokens/2",
+        "methods/gpt2/contrastive_0.6_4/0",
+        "methods/gpt2/contrastive_0.6_1/1",
+    ],
+)
+def test_options_of_generate_are_transformers_own(case):
+    name, _, key = case.partition("/")
+    options = json.loads(str(GENERATION[name][f"{key}/arguments"]))
+    prompt = [options.pop("prompt")]
+    model = TFGPT2LMHeadModel.from_pretrained(GOLDEN.parent / options.pop("folder"))
+    output = model.generate(prompt, pad_token_id=-1, **options).numpy()
+    expected = GENERATION[name][f"{key}/sequences"]
+    # -1 stands for what follows the end token there too.
+    np.testing.assert_array_equal(output, expected)
 
 
 def test_logits_and_loss_are_transformers_own():
@@ -127,8 +158,8 @@ def test_bad_arguments(their_tokenizer, model):
         model.generate(ids, max_new_tokens=2, num_return_sequences=2)
     with pytest.raises(ValueError, match="do_sample must be False"):
         model.generate(ids, max_new_tokens=2, num_beams=2, do_sample=True)
-    with pytest.raises(TypeError, match="penalty_alpha"):
-        model.generate(ids, penalty_alpha=0.6)
+    with pytest.raises(TypeError, match="num_beam_groups"):
+        model.generate(ids, num_beam_groups=2)
     with pytest.raises(ValueError, match="must be of one shape"):
         model.generate(ids, attention_mask=[[1]])
     fresh = GPT2Tokenizer(their_tokenizer.tokenizer, model_max_length=64)

@@ -19,7 +19,7 @@ from keras_gpt.generation.state import (
 from keras_gpt.layers import kv_cache
 from keras_gpt.layers.kv_cache import KVCache
 from keras_gpt.sampling import beam_search
-from keras_gpt.sampling.beam_search import Beams, BeamSettings, BeamState
+from keras_gpt.sampling.beam_search import Beams, BeamSettings, BeamState, BeamStops
 from keras_gpt.sampling.history import History
 
 
@@ -42,6 +42,7 @@ class FoundTokens(NamedTuple):
     num_tokens: tf.Tensor
     finish_reason: tf.Tensor
     scores: tf.Tensor
+    text_lengths: tf.Tensor
 
 
 class _Loop(NamedTuple):
@@ -84,7 +85,7 @@ def search_tokens(
         decoder: `Decoder`.
         prompts: `Prompts` of B rows.
         request: `Request` of B rows; of its settings, those of sampling count for
-            nothing, and so do stop strings.
+            nothing.
         settings: `BeamSettings` of B rows.
         num_beams: int (K), at least 1.
         num_groups: int (G). Divides `num_beams`. Defaults to 1.
@@ -109,6 +110,7 @@ def search_tokens(
         num_beams=num_beams // num_groups,
         num_steps=num_steps,
         is_open=finish_reason == UNFINISHED,
+        text_start=decoder.text_start,
     )
     lengths = tf.gather(whole.lengths, rows)
     loop = _Loop(
@@ -198,7 +200,12 @@ def _advance_groups(
     size = now.groups[0].running.scores.shape[1]
     num_rows, vocabulary_size = tf.shape(limits)[0], tf.shape(log_probs)[1]
     first_beams = tf.range(num_rows)[:, None] * size * len(now.groups)
-    stop_sequences = request.stops.sequences
+    stops = BeamStops(
+        sequences=request.stops.sequences,
+        strings=request.stops.strings,
+        token_text=decoder.token_text,
+        min_new_tokens=request.settings.min_new_tokens,
+    )
     request = _repeat_rows(request, tf.repeat(tf.range(num_rows), size))
     groups: list[BeamState] = []
     taken = tf.zeros([num_rows, vocabulary_size])  # how many beams took each token
@@ -219,7 +226,7 @@ def _advance_groups(
             step=now.step,
             limits=limits,
             settings=settings,
-            stop_sequences=stop_sequences,
+            stops=stops,
             counts_ended=len(now.groups) > 1,
         )
         chosen = tf.reduce_sum(tf.one_hot(group.next_tokens, vocabulary_size), axis=1)
@@ -266,4 +273,5 @@ def _found_tokens(beams: Beams, finish_reason: tf.Tensor) -> FoundTokens:
         num_tokens=num_tokens,
         finish_reason=tf.where(unused, finish_reason[:, None], ended),
         scores=tf.where(unused, 0.0, beams.scores),
+        text_lengths=beams.text_lengths,
     )

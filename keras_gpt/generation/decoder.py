@@ -78,8 +78,8 @@ class Decoder:
         self.model = model
         self.context = model.config.max_sequence_length
         self.drafter = drafter
-        self._token_text = token_text
-        self._text_start = text_start
+        self.token_text = token_text
+        self.text_start = text_start
         self._processors = tuple(processors)
 
     def begin(
@@ -125,7 +125,7 @@ class Decoder:
             prompt_lengths=lengths,
             limits=limits,
             finish_reason=finish_reason,
-            text=tf.fill(shape[:1], self._text_start),
+            text=tf.fill(shape[:1], self.text_start),
             text_lengths=tf.fill(shape[:1], NOT_FOUND),
             starts=none,
             num_cached=tf.maximum(before - 1, 0),
@@ -146,7 +146,7 @@ class Decoder:
         """Goes on for some rounds, each a token or more, or until all rows end.
 
         Args:
-            state: `DecodeState`.
+            state: `DecodeState`. Its cache is used up.
             request: the `Request` that it began with.
             num_steps: int32 scalar.
         """
@@ -343,12 +343,13 @@ class Decoder:
         self, state: DecodeState, request: Request, written: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Appends the last tokens' text, and looks for stop strings."""
-        if self._token_text is None:
+        if self.token_text is None:
             return state.text, state.text_lengths
-        table = self._token_text
+        table = self.token_text
 
         def grow() -> tuple[tf.Tensor, tf.Tensor]:
             last = tf.gather(state.token_ids, state.lengths - 1, batch_dims=1)
+            last = tf.minimum(last, tf.size(table) - 1)  # models may be padded with ids
             new = tf.where(written, tf.gather(table, last), "")
             text = tf.strings.join([state.text, new])
             found = find_stop_string(

@@ -9,6 +9,8 @@ import tensorflow as tf
 
 from keras_gpt.zero_copy import as_array
 
+FEW_ROWS = 64  # of a decoding step
+
 
 @keras.saving.register_keras_serializable(package="keras_gpt")
 class TokenEmbedding(keras.layers.ReversibleEmbedding):
@@ -34,7 +36,7 @@ class TokenEmbedding(keras.layers.ReversibleEmbedding):
         table = tf.cast(tf.convert_to_tensor(self.embeddings), self.compute_dtype)
         inputs = tf.cast(inputs, self.compute_dtype)
         rows = tf.reshape(inputs, [-1, self.output_dim])
-        logits = tf.cast(tf.matmul(rows, table, transpose_b=True), tf.float32)
+        logits = tf.cast(_project(rows, table), tf.float32)
         shape = tf.concat([tf.shape(inputs)[:-1], [self.input_dim]], axis=0)
         logits = tf.reshape(logits, shape)
         return tf.ensure_shape(logits, [*inputs.shape[:-1], self.input_dim])
@@ -49,6 +51,22 @@ class TokenEmbedding(keras.layers.ReversibleEmbedding):
         """Static shape and dtype in a functional model."""
         spec = super().compute_output_spec(inputs, reverse=reverse)
         return keras.KerasTensor(spec.shape, "float32") if reverse else spec
+
+
+def _project(rows: tf.Tensor, table: tf.Tensor) -> tf.Tensor:
+    """Multiplies rows (R, D) by the transposed table (V, D): (R, V)."""
+
+    def few() -> tf.Tensor:
+        # The long side first: with 8 rows, half the time of the other order.
+        return tf.transpose(tf.matmul(table, rows, transpose_b=True))
+
+    def many() -> tf.Tensor:
+        return tf.matmul(rows, table, transpose_b=True)
+
+    count = rows.shape[0]
+    if count is not None:
+        return few() if count <= FEW_ROWS else many()
+    return tf.cond(tf.shape(rows)[0] <= FEW_ROWS, few, many)
 
 
 class _Views:

@@ -95,4 +95,9 @@ class MLP(keras.layers.Layer):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Runs the network; see the class."""
-        return self.contract(self.activation(self.expand(inputs)))
+        rows = tf.reshape(inputs, [-1, inputs.shape[-1]])  # quickest on matrices
+        rows = self.contract(self.activation(self.expand(rows)))
+        hidden = tf.reshape(
+            rows, tf.concat([tf.shape(inputs)[:-1], [self.contract.units]], axis=0)
+        )
+        return tf.ensure_shape(hidden, [*inputs.shape[:-1], self.contract.units])

@@ -23,7 +23,7 @@ from keras_gpt.models.generation_runner import (
     PromptPrefix,
     check_utf8,
 )
-from keras_gpt.models.kerashub_samplers import settings_of_sampler
+from keras_gpt.models.kerashub_samplers import options_of_sampler
 from keras_gpt.scoring import TextScore
 
 TOKENS_PER_CALL = 4  # of a stream
@@ -106,8 +106,9 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
             optimizer: as in `keras_nlp.models.CausalLM.compile`, like the others.
             loss: mean next-token cross-entropy by default.
             weighted_metrics: next-token accuracy by default.
-            sampler: `"random"`, `"greedy"`, `"top_k"`, `"top_p"`, or one of
-                `keras_nlp.samplers` of these kinds. Defaults to `"random"`.
+            sampler: `"random"`, `"greedy"`, `"top_k"`, `"top_p"`, `"beam"`,
+                `"contrastive"`, or one of `keras_nlp.samplers` of these kinds.
+                Defaults to `"random"`.
             **kwargs: further arguments of `keras.Model.compile`.
 
         Raises:
@@ -120,7 +121,7 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
             sampler=sampler,
             **kwargs,
         )
-        self._sampler_settings = settings_of_sampler(self.sampler)
+        self._sampler_options = options_of_sampler(self.sampler)
 
     def generate(
         self,
@@ -166,7 +167,7 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
                 context, or the model's logits are no numbers.
         """
         started = time.monotonic()
-        chosen = GenerationOptions.of(options)
+        chosen = GenerationOptions.of({**self._sampler_options.method, **options})
         batches, is_scalar = self._prompt_batches(inputs)
         results, prompts = [], []
         for batch in batches:
@@ -219,7 +220,7 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
         Raises:
             TypeError, ValueError: as in `generate`.
         """
-        chosen = GenerationOptions.of(options)
+        chosen = GenerationOptions.of({**self._sampler_options.method, **options})
         if not isinstance(prompt, str):
             raise ValueError(f"prompt must be one string, got {type(prompt).__name__}.")
         if tokens_per_call < 1:
@@ -367,7 +368,7 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
             stop_sequences=self._stop_sequences(stop_token_ids),
             max_length=default_length if max_length is None else max_length,
             options=options,
-            defaults=self._sampler_settings,
+            defaults=self._sampler_options.settings,
         )
 
     def _stop_sequences(self, stop_token_ids: Any) -> list[list[int]]:

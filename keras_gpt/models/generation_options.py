@@ -28,8 +28,8 @@ _SAMPLING = (
 )
 # What does not go with a method: it would be without effect.
 _NOT_OF_BEAMS = (
-    *(*_SAMPLING, "top_k", "penalty_alpha", "best_of", "draft", "stop_strings"),
-    *("sliding_window", "max_time", "num_alternatives"),
+    *(*_SAMPLING, "top_k", "penalty_alpha", "best_of", "draft", "sliding_window"),
+    *("max_time", "num_alternatives"),
 )
 _NOT_OF_CONTRAST = (
     *(*_SAMPLING, "best_of", "draft", "sliding_window", "max_time"),

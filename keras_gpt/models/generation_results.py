@@ -106,26 +106,27 @@ def continuations(
     reasons: list[str],
     scores: np.ndarray | None = None,
 ) -> list[Continuation]:
-    """Takes `GeneratedTokens`, as NumPy arrays, apart by row.
+    """Takes new tokens apart by row.
 
     Args:
-        tokens: `GeneratedTokens` or, in rows of one beam each, `FoundTokens`.
+        tokens: `GeneratedTokens`, or `FoundTokens` of one prompt, as NumPy arrays.
         texts: the new text of each row; None without a tokenizer.
         reasons: the finish reason of each row.
         scores: float32 (B,). Defaults to the means of the log-probabilities.
     """
+    none = np.zeros([*tokens.token_ids.shape, 0])
+    ids, log_probs = getattr(tokens, "alternatives", (none.astype(np.int32), none))
     rows = []
     for row, count in enumerate(tokens.num_tokens):
-        log_probs = tokens.log_probs[row, :count]
-        mean = float(np.mean(log_probs)) if count else 0.0
+        own = tokens.log_probs[row, :count]
+        mean = float(np.mean(own)) if count else 0.0
         rows.append(
             Continuation(
                 text=None if texts is None else texts[row],
                 token_ids=tokens.token_ids[row, :count],
-                log_probs=log_probs,
+                log_probs=own,
                 alternatives=TokenAlternatives(
-                    tokens.alternatives.token_ids[row, :count],
-                    tokens.alternatives.log_probs[row, :count],
+                    ids[row, :count], log_probs[row, :count]
                 ),
                 finish_reason=reasons[row],
                 score=mean if scores is None else float(scores[row]),

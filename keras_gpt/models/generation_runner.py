@@ -25,10 +25,7 @@ from keras_gpt.generation import (
 )
 from keras_gpt.models.debugging import first_invalid_layer
 from keras_gpt.models.generation_options import GenerationOptions, pad_sequences
-from keras_gpt.models.generation_results import (
-    Continuation,
-    continuations,
-)
+from keras_gpt.models.generation_results import Continuation, continuations
 from keras_gpt.models.text_stream import TextStream
 from keras_gpt.models.traced_functions import TracedDecoder, TracedTokenizer
 
@@ -209,10 +206,8 @@ class GenerationRunner:
         results = []
         for row in range(rows):
             reasons = [FINISH_REASONS[code] for code in found.finish_reason[row]]
-            beams = _Beams(
-                *(field[row] for field in found), _no_alternatives(found, row)
-            )
-            texts = self._texts(beams.token_ids, beams.num_tokens)
+            beams = type(found)(*(field[row] for field in found))
+            texts = self._texts(beams.token_ids, beams.num_tokens, beams.text_lengths)
             each = continuations(beams, texts, reasons=reasons, scores=beams.scores)
             results.append(each[:wanted])
         return BatchResult(results)
@@ -269,27 +264,28 @@ class GenerationRunner:
         return state
 
     def stream(self, batch: Batch, *, tokens_per_call: int) -> Iterator[str]:
-        """Yields the pieces of one prompt's continuation as they come."""
+        """Returns the pieces of one prompt's continuation as they come."""
         decoder = self.decoder(batch.options)
-        start = self._start(batch)
+        start = self._start(batch)  # now, so that errors come before the first piece
         strings = batch.options.stop_strings_by_row(1).numpy()[0].tolist()
-        pieces = TextStream(strings)
-        state = decoder.begin(*start)
-        is_running = True
-        while is_running:
-            # Each round is a token at least; the first one also reads the prompt.
-            state = decoder.advance(state, start[1], tokens_per_call)
-            tokens = _as_arrays(decoder.new_tokens(state))
-            self._check_logits(batch, tokens)
-            is_running = bool(tokens.finish_reason[0] == UNFINISHED)
-            count = tokens.num_tokens
-            if is_running:
-                ids = tokens.token_ids[0].tolist()
-                count = count - _num_held_back(ids, batch.stop_sequences)
-            texts = self._texts(tokens.token_ids, count, tokens.text_lengths)
-            piece = pieces.grow(texts[0], is_whole=not is_running)  # type: ignore[index]
-            if piece:
-                yield piece
+
+        def pieces() -> Iterator[str]:
+            text, is_running, state = TextStream(strings), True, decoder.begin(*start)
+            while is_running:
+                state = decoder.advance(state, start[1], tokens_per_call)
+                tokens = _as_arrays(decoder.new_tokens(state))
+                self._check_logits(batch, tokens)
+                is_running = bool(tokens.finish_reason[0] == UNFINISHED)
+                count = tokens.num_tokens
+                if is_running:
+                    ids = tokens.token_ids[0].tolist()
+                    count = count - _num_held_back(ids, batch.stop_sequences)
+                (new,) = self._texts(tokens.token_ids, count, tokens.text_lengths) or []
+                piece = text.grow(new, is_whole=not is_running)
+                if piece:
+                    yield piece
+
+        return pieces()
 
     def prefill(
         self, token_ids: list[np.ndarray], *, prefix: PromptPrefix | None = None
@@ -370,8 +366,8 @@ class GenerationRunner:
             raise ValueError(f"max_length must be at least 1, got {batch.max_length}.")
         longest = min(batch.max_length, self.context)
         if options.sliding_window:
-            # A text longer than the context was asked for by its length.
-            longest = UNLIMITED if options.max_new_tokens is not None else longest
+            is_given = options.max_new_tokens is not None
+            longest = UNLIMITED if is_given else batch.max_length
         room = np.maximum(longest - lengths, 0)
         seeds = [secrets.randbits(63) for _ in range(rows)]
         defaults = {**batch.defaults, "max_new_tokens": room, "seed": seeds}
@@ -401,11 +397,11 @@ class GenerationRunner:
         return self.tokenizer.tokenize(tf.constant([text])).values.numpy().tolist()
 
     def _texts(
-        self, token_ids: np.ndarray, counts: np.ndarray, kept: np.ndarray | None = None
+        self, token_ids: np.ndarray, counts: np.ndarray, kept: np.ndarray
     ) -> list[bytes] | None:
+        """Returns new tokens as texts, of which so many bytes are kept."""
         if self._tokenizer is None:
             return None
-        kept = np.full_like(counts, -1) if kept is None else kept
         return self._tokenizer.detokenize(token_ids, counts, kept).numpy().tolist()
 
     def _check_logits(self, batch: Batch, tokens: Any) -> None:
@@ -425,17 +421,6 @@ class GenerationRunner:
             )
 
 
-class _Beams(NamedTuple):
-    """The beams of one prompt; the fields of `FoundTokens`, and no alternatives."""
-
-    token_ids: np.ndarray
-    log_probs: np.ndarray
-    num_tokens: np.ndarray
-    finish_reason: np.ndarray
-    scores: np.ndarray
-    alternatives: Any
-
-
 def check_utf8(data: bytes, row: int) -> None:
     """Raises `ValueError` unless the text number `row` is valid UTF-8."""
     try:
@@ -448,13 +433,6 @@ def check_utf8(data: bytes, row: int) -> None:
 
 def _as_arrays(tensors: Any) -> Any:
     return tf.nest.map_structure(lambda tensor: tensor.numpy(), tensors)
-
-
-def _no_alternatives(found: Any, row: int) -> Any:
-    from keras_gpt.models.generation_results import TokenAlternatives
-
-    shape = (*found.token_ids[row].shape, 0)
-    return TokenAlternatives(np.zeros(shape, np.int32), np.zeros(shape, np.float32))
 
 
 def _prompts(token_ids: Sequence[np.ndarray]) -> Prompts:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from keras_gpt.sampling.history import History, completed_by
+from keras_gpt.sampling.stop_strings import NOT_FOUND, find_stop_string
 
 LOWEST_SCORE = -1e9  # of beams that are not there yet
 # Codes of `BeamSettings.early_stopping`.
@@ -36,6 +37,24 @@ class BeamSettings(NamedTuple):
     early_stopping: tf.Tensor
 
 
+class BeamStops(NamedTuple):
+    """What ends a beam, beside its length. B' is B, or 1 for the same in every row.
+
+    Attributes:
+        sequences: int32 (B', Q, L), padded in front with -1. Tokens, and sequences of
+            tokens, that end a beam and are left out of it.
+        strings: string (B', S). Strings that end a beam's text, which is cut where
+            the first of them begins; empty ones stand for nothing.
+        token_text: string (V,). What each token adds to a text; None without strings.
+        min_new_tokens: int32 (B,). No stop string counts before so many tokens.
+    """
+
+    sequences: tf.Tensor
+    strings: tf.Tensor
+    token_text: tf.Tensor | None
+    min_new_tokens: tf.Tensor
+
+
 class Beams(NamedTuple):
     """K beams of each row, with their new tokens.
 
@@ -47,6 +66,8 @@ class Beams(NamedTuple):
             end token's included; over the length penalty of a finished one.
         ended: bool (B, K). Whether it ended with a stop token.
         is_there: bool (B, K). False for a place not filled yet.
+        text: string (B, K). The new text, where there are stop strings.
+        text_lengths: int32 (B, K). Bytes of it to keep; -1 for all.
     """
 
     token_ids: tf.Tensor
@@ -55,6 +76,8 @@ class Beams(NamedTuple):
     scores: tf.Tensor
     ended: tf.Tensor
     is_there: tf.Tensor
+    text: tf.Tensor
+    text_lengths: tf.Tensor
 
     def take(self, places: tf.Tensor) -> Beams:
         """Returns the beams at `places`, int32 (B, K')."""
@@ -93,13 +116,17 @@ class BeamState(NamedTuple):
     sources: tf.Tensor
 
 
-def begin(*, num_beams: int, num_steps: tf.Tensor, is_open: tf.Tensor) -> BeamState:
+def begin(
+    *, num_beams: int, num_steps: tf.Tensor, is_open: tf.Tensor, text_start: str = ""
+) -> BeamState:
     """Returns the state before the first step: one empty beam in each row.
 
     Args:
         num_beams: int (K).
         num_steps: int32 scalar (N). Longest continuation.
         is_open: bool (B,). Rows to search.
+        text_start: string. What stands before the first new token's text. Defaults
+            to none.
     """
     batch_size = tf.shape(is_open)[0]
     shape = [batch_size, num_beams]
@@ -110,6 +137,8 @@ def begin(*, num_beams: int, num_steps: tf.Tensor, is_open: tf.Tensor) -> BeamSt
         scores=tf.fill(shape, LOWEST_SCORE),
         ended=tf.zeros(shape, tf.bool),
         is_there=tf.zeros(shape, tf.bool),
+        text=tf.fill(shape, text_start),
+        text_lengths=tf.fill(shape, NOT_FOUND),
     )
     # All beams would be the same at first, so that only one of them counts.
     first = tf.tile(tf.range(num_beams)[None] == 0, [batch_size, 1])
@@ -126,7 +155,7 @@ def advance(
     step: tf.Tensor,
     limits: tf.Tensor,
     settings: BeamSettings,
-    stop_sequences: tf.Tensor,
+    stops: BeamStops,
     counts_ended: bool = False,
 ) -> BeamState:
     """Continues every beam by one token.
@@ -139,8 +168,7 @@ def advance(
         step: int32 scalar. Tokens that running beams have.
         limits: int32 (B,). Longest continuation of each row.
         settings: `BeamSettings`.
-        stop_sequences: int32 (B', Q, L), padded in front with -1. Tokens, and
-            sequences of tokens, that end a beam.
+        stops: `BeamStops`.
         counts_ended: bool. Whether a row stops by its likeliest continuation of all,
             one that has ended too, rather than by its best running beam: the rule of
             transformers 4. Defaults to False.
@@ -155,7 +183,7 @@ def advance(
         log_probs=log_probs,
         gains=gains,
         step=step,
-        stop_sequences=stop_sequences,
+        stops=stops,
     )
     ends = is_stop | (length >= limits)[:, None]
 
@@ -197,7 +225,7 @@ def _candidates(
     log_probs: tf.Tensor,
     gains: tf.Tensor,
     step: tf.Tensor,
-    stop_sequences: tf.Tensor,
+    stops: BeamStops,
 ) -> tuple[Beams, tf.Tensor, tf.Tensor, tf.Tensor]:
     """The likeliest continuations (B, C), enough that K of them do not stop.
 
@@ -207,24 +235,67 @@ def _candidates(
     num_beams, vocabulary_size = running.scores.shape[1], tf.shape(gains)[2]
     flat = [-1, num_beams * vocabulary_size]
     totals = tf.reshape(running.scores[:, :, None] + gains, flat)
-    count = tf.maximum(2, 1 + tf.shape(stop_sequences)[1]) * num_beams
+    count = tf.maximum(2, 1 + tf.shape(stops.sequences)[1]) * num_beams
     scores, places = tf.math.top_k(totals, tf.minimum(count, tf.shape(totals)[1]))
     sources, tokens = places // vocabulary_size, places % vocabulary_size
     stop_lengths = _stop_lengths(
-        running, tokens=tokens, sources=sources, stop_sequences=stop_sequences
+        running, tokens=tokens, sources=sources, stop_sequences=stops.sequences
     )
-    is_stop = stop_lengths > 0
+    is_left_out = stop_lengths > 0
     beams = running.take(sources)
+    text, text_lengths = _grown_text(
+        beams, tokens=tokens, rows=~is_left_out, step=step, stops=stops
+    )
     own = tf.gather(tf.reshape(log_probs, flat), places, batch_dims=1)
-    writes = ~is_stop[:, :, None] & (tf.range(tf.shape(beams.token_ids)[2]) == step)
+    writes = ~is_left_out[:, :, None] & (tf.range(tf.shape(beams.token_ids)[2]) == step)
     candidates = beams._replace(
         token_ids=tf.where(writes, tokens[:, :, None], beams.token_ids),
         log_probs=tf.where(writes, own[:, :, None], beams.log_probs),
         # The stop sequence is left out, its tokens before the last one too.
         num_tokens=beams.num_tokens + 1 - stop_lengths,
         scores=scores,
+        text=text,
+        text_lengths=text_lengths,
     )
-    return candidates, tokens, sources, is_stop
+    return candidates, tokens, sources, is_left_out | (text_lengths != NOT_FOUND)
+
+
+def _grown_text(
+    beams: Beams,
+    *,
+    tokens: tf.Tensor,
+    rows: tf.Tensor,
+    step: tf.Tensor,
+    stops: BeamStops,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Appends the text of tokens (B, C) where `rows` say so; looks for stop strings.
+
+    Returns:
+        The texts, string (B, C), and the bytes to keep, int32 (B, C), -1 for all.
+    """
+    table = stops.token_text
+    if table is None:
+        return beams.text, beams.text_lengths
+    count = tf.shape(tokens)[1]
+
+    def grow() -> tuple[tf.Tensor, tf.Tensor]:
+        known = tf.minimum(tokens, tf.size(table) - 1)  # models may be padded with ids
+        new = tf.where(rows, tf.gather(table, known), "")
+        text = tf.strings.join([beams.text, new])
+        numbers = tf.repeat(tf.range(tf.shape(tokens)[0]), count)
+        last_row = tf.shape(stops.strings)[0] - 1
+        found = find_stop_string(
+            tf.reshape(text, [-1]),
+            tf.gather(stops.strings, tf.minimum(numbers, last_row)),
+            num_new_bytes=tf.reshape(tf.strings.length(new), [-1]),
+        )
+        found = tf.reshape(found, tf.shape(tokens))
+        is_early = (step + 1 < stops.min_new_tokens)[:, None]
+        return text, tf.where(is_early | ~rows, NOT_FOUND, found)
+
+    return tf.cond(
+        tf.size(stops.strings) > 0, grow, lambda: (beams.text, beams.text_lengths)
+    )
 
 
 def _stop_lengths(

@@ -123,6 +123,17 @@ def test_rows_that_end_early_leave_the_others_alone(causal_lm, free):
         assert got.token_ids[row].tolist() == free.token_ids[row][:count].tolist()
 
 
+def test_beams_are_cut_at_stop_strings(causal_lm):
+    options = {"num_beams": 3, "num_return_sequences": 3, "max_new_tokens": 12}
+    options |= {"return_details": True, "strip_prompt": True}
+    free = causal_lm.generate("The king", **options)
+    string = free.text[0][4:7]
+    got = causal_lm.generate("The king", stop_strings=[string, "never"], **options)
+    assert got.finish_reason[0] == "stop" or string not in got.text[0]
+    assert all(string not in text for text in got.text)
+    assert "stop" in got.finish_reason
+
+
 def test_time_ends_a_text(causal_lm):
     got = causal_lm.generate(
         PROMPTS,

@@ -73,8 +73,14 @@ def test_sampler_of_compile_is_the_default(tokenizer):
     assert lm.generate("the", max_new_tokens=6) == greedy
     lm.compile(sampler=keras_nlp.samplers.TopKSampler(k=1))
     assert lm.generate("the", max_new_tokens=6) == greedy
-    with pytest.raises(ValueError, match="got BeamSampler"):
-        lm.compile(sampler="beam")
+    beams = lm.generate("the", num_beams=5, max_new_tokens=6)
+    contrast = lm.generate("the", penalty_alpha=0.6, top_k=5, max_new_tokens=6)
+    lm.compile(sampler="beam")
+    assert lm.generate("the", max_new_tokens=6) == beams
+    lm.compile(sampler="contrastive")
+    assert lm.generate("the", max_new_tokens=6) == contrast
+    with pytest.raises(ValueError, match="got Sampler"):
+        lm.compile(sampler=keras_nlp.samplers.Sampler())
 
 
 def test_generate_follows_training_and_lora_without_stale_traces(tokenizer):

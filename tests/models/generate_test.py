@@ -340,7 +340,7 @@ def test_unknown_options_are_named(causal_lm):
 )
 def test_a_stream_checks_its_arguments(causal_lm, arguments, message):
     with pytest.raises(ValueError, match=message):
-        next(causal_lm.stream(**arguments))
+        causal_lm.stream(**arguments)
 
 
 def broken_model(tokenizer, *, path, value=np.nan):

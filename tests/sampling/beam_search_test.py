@@ -7,7 +7,13 @@ import pytest
 import tensorflow as tf
 
 from keras_gpt.sampling import beam_search
-from keras_gpt.sampling.beam_search import HEURISTIC, NEVER, WHEN_FULL, BeamSettings
+from keras_gpt.sampling.beam_search import (
+    HEURISTIC,
+    NEVER,
+    WHEN_FULL,
+    BeamSettings,
+    BeamStops,
+)
 
 VOCABULARY_SIZE = 7
 
@@ -20,7 +26,14 @@ def log_probs_after(tokens, *, seed):
     return (logits - np.log(np.exp(logits).sum())).astype(np.float32)
 
 
-def oracle(*, seed, num_beams, limit, penalty, early_stopping, stops):
+LETTERS = [b"a", b"b", b"ab", b"ba", b"c", b"aa", b"cb"]  # by token
+
+
+def text_of(tokens):
+    return b"".join(LETTERS[token] for token in tokens)
+
+
+def oracle(*, seed, num_beams, limit, penalty, early_stopping, stops, strings=()):
     """Returns the finished beams, best first: score and tokens, stop token included."""
     running, finished = [(0.0, ())], []
     for length in range(1, limit + 1):
@@ -34,7 +47,8 @@ def oracle(*, seed, num_beams, limit, penalty, early_stopping, stops):
         )[: max(2, 1 + len(stops)) * num_beams]
         running = []
         for place, (total, tokens) in enumerate(candidates):
-            ends = tokens[-1] in stops or length == limit
+            is_met = any(string in text_of(tokens) for string in strings)
+            ends = tokens[-1] in stops or is_met or length == limit
             if ends and place < num_beams:
                 finished.append((total / length**penalty, tokens))
             elif not ends and len(running) < num_beams:
@@ -50,7 +64,16 @@ def oracle(*, seed, num_beams, limit, penalty, early_stopping, stops):
     return finished
 
 
-def search(cases, *, num_beams, stops):
+def stops_at(token_ids, *, rows, strings=()):
+    return BeamStops(
+        sequences=tf.constant(token_ids, tf.int32, shape=[1, len(token_ids), 1]),
+        strings=tf.constant(strings, tf.string, shape=[1, len(strings)]),
+        token_text=tf.constant(LETTERS) if strings else None,
+        min_new_tokens=tf.zeros([rows], tf.int32),
+    )
+
+
+def search(cases, *, num_beams, stops, strings=()):
     """Runs the module on rows of (seed, limit, penalty, early stopping)."""
     seeds, limits, penalties, early = zip(*cases, strict=True)
     settings = BeamSettings(
@@ -74,7 +97,7 @@ def search(cases, *, num_beams, stops):
             step=tf.constant(step),
             limits=tf.constant(limits),
             settings=settings,
-            stop_sequences=tf.constant(stops, tf.int32, shape=[1, len(stops), 1]),
+            stops=stops_at(stops, rows=len(cases), strings=strings),
         )
     assert not state.is_open.numpy().any()
     return state.finished
@@ -121,6 +144,39 @@ def test_rows_of_every_kind_equal_the_oracle(num_beams, stops):
     assert len(lengths) > 5 or not stops  # texts did end early
 
 
+@pytest.mark.parametrize("strings", [[b"bab"], [b"cc", b"aaa"]])
+def test_beams_end_at_stop_strings_and_keep_the_tokens(strings):
+    cases = [
+        (seed, 3 + seed % 6, penalty, early)
+        for seed in range(12)
+        for penalty in (0.0, 1.0)
+        for early in (HEURISTIC, WHEN_FULL)
+    ]
+    found = search(cases, num_beams=3, stops=[6], strings=strings)
+    num_met = 0
+    for row, (seed, limit, penalty, early) in enumerate(cases):
+        expected = oracle(
+            seed=seed,
+            num_beams=3,
+            limit=limit,
+            penalty=penalty,
+            early_stopping=early,
+            stops=[6],
+            strings=strings,
+        )
+        for beam, (score, tokens) in enumerate(expected):
+            kept = tokens[:-1] if tokens[-1] == 6 else tokens
+            count = int(found.num_tokens[row, beam])
+            assert tuple(found.token_ids[row, beam, :count].numpy()) == kept
+            assert float(found.scores[row, beam]) == pytest.approx(score, rel=1e-4)
+            places = [text_of(kept).find(string) for string in strings]
+            first = min((place for place in places if place >= 0), default=-1)
+            if tokens[-1] != 6:
+                assert int(found.text_lengths[row, beam]) == first
+                num_met += first >= 0
+    assert num_met > 20
+
+
 def test_a_wide_search_finds_the_best_of_all():
     found = search([(0, 3, 0.0, NEVER)], num_beams=VOCABULARY_SIZE**2, stops=[])
     everything = [
@@ -149,7 +205,7 @@ def test_closed_rows_stay_empty():
         step=tf.constant(0),
         limits=tf.constant([1, 1]),
         settings=BeamSettings(tf.ones([2]), tf.zeros([2], tf.int32)),
-        stop_sequences=tf.zeros([1, 0, 1], tf.int32),
+        stops=stops_at([], rows=2),
     )
     assert state.finished.num_tokens.numpy().tolist() == [[1, 1], [0, 0]]
     assert state.finished.is_there.numpy().tolist() == [[True, True], [False, False]]
