@@ -89,7 +89,7 @@ def search_tokens(
         settings: `BeamSettings` of B rows.
         num_beams: int (K), at least 1.
         num_groups: int (G). Divides `num_beams`. Defaults to 1.
-        diversity_penalty: float32 (B,). Needed with groups.
+        diversity_penalty: float32 (B,). Optional; defaults to 0.
         prefix: `Prefix`. Optional.
         prefix_rows: int32 (B,). As in `Decoder.begin`.
 
@@ -105,6 +105,8 @@ def search_tokens(
         room=decoder.context - whole.lengths,
     )
     num_steps = tf.reduce_max(tf.concat([limits, [0]], axis=0))
+    if diversity_penalty is None:
+        diversity_penalty = tf.zeros_like(limits, tf.float32)
     rows = tf.repeat(tf.range(tf.shape(limits)[0]), num_beams)
     group = beam_search.begin(
         num_beams=num_beams // num_groups,
@@ -191,7 +193,7 @@ def _advance_groups(
     request: Request,
     limits: tf.Tensor,
     settings: BeamSettings,
-    diversity_penalty: tf.Tensor | None,
+    diversity_penalty: tf.Tensor,
 ) -> tuple[BeamState, ...]:
     """Continues each group, the later ones away from what the earlier ones took.
 

@@ -28,6 +28,7 @@ from keras_gpt.generation.state import (
     Request,
 )
 from keras_gpt.layers import kv_cache
+from keras_gpt.layers.kv_cache import KVCache
 from keras_gpt.sampling.history import History, completed_length
 from keras_gpt.sampling.logits_processors import (
     BANNED_LOGIT,
@@ -397,10 +398,11 @@ class Decoder:
             return index + 1, after, right & after.is_running
 
         # Nothing here changes the cache, so that it is no part of the loop.
+        bare = state._replace(cache=KVCache(()), draft=())
         _, after, _ = tf.while_loop(
             lambda index, _, rows: tf.reduce_any(rows),
             check,
-            (tf.constant(0), state._replace(cache=(), draft=()), running),
+            (tf.constant(0), bare, running),
             parallel_iterations=1,
         )
         drafted = state.num_drafted + tf.where(running, drafts.counts, 0)

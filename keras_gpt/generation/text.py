@@ -64,6 +64,7 @@ class TextGenerator:
             model = _WithinVocabulary(model, num_ids=num_ids)
         self.model = model
         self.add_start_token = add_start_token
+        self.start_id: int = tokenizer.end_token_id or 0
         self.decoder = Decoder(
             model,
             token_text=tokenizer.token_text,
@@ -75,12 +76,11 @@ class TextGenerator:
     def prompt_tokens(self, text: tf.Tensor) -> tf.RaggedTensor:
         """Returns the ids (B, ragged) that the prompts `text` (B,) become."""
         tokens = self.tokenizer.tokenize(text)
-        start_id = self.tokenizer.end_token_id or 0
-        start = tf.fill([tf.shape(text)[0], 1], start_id)
+        start = tf.fill([tf.shape(text)[0], 1], self.start_id)
         if not self.add_start_token:
             needed = tf.cast(tokens.row_lengths() == 0, tf.int64)
             start = tf.RaggedTensor.from_row_lengths(
-                tf.fill([tf.reduce_sum(needed)], start_id), needed
+                tf.fill([tf.reduce_sum(needed)], self.start_id), needed
             )
         else:
             start = tf.RaggedTensor.from_tensor(start)

@@ -301,7 +301,7 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
         for row, data in enumerate(texts.numpy()):
             check_utf8(data, row)
         token_ids = rows.to_tensor()
-        start_id = tf.constant(self.preprocessor.tokenizer.end_token_id or 0)
+        start_id = tf.constant(runner.text_generator().start_id)
         log_probs = runner.decoder().score(token_ids, start_id).numpy()
         return [
             TextScore(ids[:length], found[:length], float(found[:length].sum()))
@@ -424,7 +424,7 @@ def _texts(
 ) -> Any:
     """Returns prompts and continuations as strings."""
     texts = [
-        [(prompt + new.text).decode("utf-8", errors="replace") for new in row]
+        [(prompt + (new.text or b"")).decode("utf-8", "replace") for new in row]
         for prompt, row in zip(prompts, rows, strict=True)
     ]
     is_single = options.num_return_sequences == 1

@@ -308,33 +308,32 @@ class GenerationOptions:
             ]
             for row in _by_row("bad_words", self.bad_words, rows, is_item=_is_word)
         ]
-        lists = [
-            _by_row(name, getattr(self, name), rows, is_item=_is_id)
+        biased = [list(row) for row in biases]
+        for name, table in (("logit_bias", biased), ("bad_words", words)):
+            ids = (token for row in table for sequence in row for token in sequence)
+            _check_ids(name, ids, vocabulary_size)
+        allowed, suppressed, begin_suppressed = (
+            self._id_rows(name, rows, vocabulary_size)
             for name in (
                 "allowed_token_ids",
                 "suppress_tokens",
                 "begin_suppress_tokens",
             )
-        ]
-        sequences = {
-            "logit_bias": [list(row) for row in biases],
-            "bad_words": words,
-        }
-        for name, table in sequences.items():
-            _check_ids(
-                name, (i for row in table for s in row for i in s), vocabulary_size
-            )
-        names = ("allowed_token_ids", "suppress_tokens", "begin_suppress_tokens")
-        for name, table in zip(names, lists, strict=True):
-            _check_ids(name, (i for row in table for i in row), vocabulary_size)
+        )
         return TokenRules(
-            bias_sequences=pad_sequences(sequences["logit_bias"]),
+            bias_sequences=pad_sequences(biased),
             bias_values=_pad_rows([list(row.values()) for row in biases], np.float32),
             bad_words=pad_sequences(words),
-            allowed_tokens=_pad_rows(lists[0], np.int32),
-            suppressed_tokens=_pad_rows(lists[1], np.int32),
-            begin_suppressed_tokens=_pad_rows(lists[2], np.int32),
+            allowed_tokens=allowed,
+            suppressed_tokens=suppressed,
+            begin_suppressed_tokens=begin_suppressed,
         )
+
+    def _id_rows(self, name: str, rows: int, vocabulary_size: int) -> tf.Tensor:
+        """Returns lists of ids as int32 (1 or B, M), padded with -1."""
+        table = _by_row(name, getattr(self, name), rows, is_item=_is_id)
+        _check_ids(name, (token for row in table for token in row), vocabulary_size)
+        return _pad_rows(table, np.int32)
 
     def _biases(self, rows: int) -> list[dict[tuple[int, ...], float]]:
         given = self.logit_bias
@@ -422,7 +421,7 @@ def check_setting(name: str, value: Any, *, rows: int) -> np.ndarray:
     return np.broadcast_to(array, [rows])
 
 
-def pad_sequences(rows: list[list[Sequence[int]]]) -> tf.Tensor:
+def pad_sequences(rows: Sequence[Sequence[Sequence[int]]]) -> tf.Tensor:
     """Returns rows of sequences as int32 (B', W, L), padded in front with -1."""
     width = max(map(len, rows))
     longest = max([1, *(len(sequence) for row in rows for sequence in row)])
