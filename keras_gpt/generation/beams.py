@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras_gpt.generation.decoder import Decoder, begin_rows, row_limits
 from keras_gpt.generation.feeding import feed
 from keras_gpt.generation.state import (
+    INVALID_LOGITS,
     LENGTH,
     STOP,
     UNFINISHED,
@@ -50,12 +51,14 @@ class _Loop(NamedTuple):
 
     Attributes:
         step: int32 scalar. Tokens that running beams have.
+        is_number: bool (B,). False where logits were no numbers.
         groups: a `BeamState` of each group of beams.
         num_cached: int32 (B * K,).
         cache: `KVCache` of all beams of all rows.
     """
 
     step: tf.Tensor
+    is_number: tf.Tensor
     groups: tuple[BeamState, ...]
     num_cached: tf.Tensor
     cache: KVCache
@@ -117,6 +120,7 @@ def search_tokens(
     lengths = tf.gather(whole.lengths, rows)
     loop = _Loop(
         step=tf.constant(0),
+        is_number=tf.ones_like(limits, tf.bool),
         groups=(group,) * num_groups,
         num_cached=lengths - 1,
         cache=kv_cache.take_rows(whole.cache, rows),
@@ -136,23 +140,33 @@ def search_tokens(
             cache=now.cache,
             num_hidden=1,
         )
+        log_probs = tf.nn.log_softmax(decoder.model.logits(fed.hidden[:, 0]))
+        has_nan = tf.reduce_any(tf.math.is_nan(log_probs), axis=1)
+        has_nan = tf.reduce_any(tf.reshape(has_nan, [-1, num_beams]), axis=1)
+        is_number = now.is_number & ~has_nan
         groups = _advance_groups(
             now,
             decoder=decoder,
-            log_probs=tf.nn.log_softmax(decoder.model.logits(fed.hidden[:, 0])),
+            log_probs=log_probs,
             history=history,
             request=request,
             limits=limits,
             settings=settings,
             diversity_penalty=diversity_penalty,
         )
+        groups = tuple(
+            group._replace(is_open=group.is_open & is_number) for group in groups
+        )
         cache = _reorder(fed.cache, _beam_rows(groups, num_beams=num_beams))
-        return (_Loop(now.step + 1, groups, history.lengths, cache),)
+        return (_Loop(now.step + 1, is_number, groups, history.lengths, cache),)
 
     shapes = tf.nest.map_structure(lambda x: x.shape, loop)
     shapes = shapes._replace(cache=kv_cache.growing_shapes(loop.cache))
     (loop,) = tf.while_loop(
         is_open, go_on, (loop,), shape_invariants=(shapes,), parallel_iterations=1
+    )
+    finish_reason = tf.where(
+        (finish_reason == UNFINISHED) & ~loop.is_number, INVALID_LOGITS, finish_reason
     )
     return _found_tokens(_best(loop.groups, num_beams=num_beams), finish_reason)
 

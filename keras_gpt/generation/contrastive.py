@@ -21,6 +21,7 @@ from keras_gpt.generation.state import (
 )
 from keras_gpt.layers import kv_cache
 from keras_gpt.layers.kv_cache import KVCache
+from keras_gpt.sampling.logits_processors import BANNED_LOGIT
 
 
 class ContrastiveSettings(NamedTuple):
@@ -114,6 +115,7 @@ def _round(
     alpha = settings.penalty_alpha[:, None]
     scores = (1.0 - alpha) * probabilities - alpha * likeness
     is_candidate = tf.range(count) < settings.top_k[:, None]
+    is_candidate &= tf.gather(processed, candidates, batch_dims=1) > BANNED_LOGIT
     best = tf.argmax(
         tf.where(is_candidate, scores, tf.float32.min), axis=1, output_type=tf.int32
     )

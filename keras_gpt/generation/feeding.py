@@ -61,10 +61,11 @@ def feed(
     slots = num_cached[:, None] + tf.range(tf.maximum(width, 1))
     # What a row has too few tokens for goes to the last slot, which nobody reads.
     is_own = rows[:, None] & (slots < until[:, None])
+    last_position = model.config.max_sequence_length - 1
     places = tf.where(is_own, starts[:, None] + slots, 0)
     output = model.forward(
         tf.gather(token_ids, places, batch_dims=1),
-        positions=tf.minimum(slots, model.config.max_sequence_length - 1),
+        positions=tf.where(is_own, tf.minimum(slots, last_position), 0),
         slots=tf.where(is_own, slots, cache.num_slots - 1),
         cache=cache,
         training=False,

@@ -158,8 +158,9 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
         Returns:
             A string for a string, else a list of strings in order. Without a
             preprocessor, a dict of int32 `token_ids` and bool `padding_mask`, new
-            tokens after each prompt. With `num_return_sequences` above 1, in place
-            of each string a list of strings, best first; of each row, that many.
+            tokens after each prompt (a prefix is left out). With
+            `num_return_sequences` above 1, in place of each string a list of strings,
+            beams and the best of draws best first; of each row, that many.
 
         Raises:
             TypeError: if an option is unknown.
@@ -257,8 +258,9 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
         Raises:
             ValueError: if a text is not shorter than the context.
         """
-        batches, is_scalar = self._prompt_batches(inputs)
-        (batch,) = batches
+        if isinstance(inputs, tf.data.Dataset):
+            raise ValueError("inputs must be a string or a list, got a dataset.")
+        (batch,), is_scalar = self._prompt_batches(inputs)
         options = GenerationOptions(prefix=prefix)
         texts, call = self._batch(batch, None, None, options)
         state = self._runner().prefill(call.token_ids, prefix=prefix)
@@ -266,6 +268,7 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
             texts=None if self.preprocessor is None else texts,
             is_single=is_scalar and (prefix is None or prefix.is_single),
             state=state,
+            backbone=self.backbone,
         )
 
     def score(self, inputs: Any) -> Any:
@@ -353,7 +356,9 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
     ) -> tuple[list[bytes], Batch]:
         """Returns a batch's prompts, prefixes included, and what to run for them."""
         if self.preprocessor is None:
-            token_ids, prompts = _unpadded(batch, options), []
+            size = self.backbone.config.vocabulary_size
+            token_ids = _unpadded(batch, options, vocabulary_size=size)
+            prompts = []
             # As in KerasHub, the padded length is the default longest result.
             default_length = np.shape(batch["token_ids"])[1]
             if options.prefix is not None:
@@ -395,15 +400,30 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
         return [sequence for sequence in sequences if min(sequence) >= 0]
 
 
-def _unpadded(batch: dict[str, Any], options: GenerationOptions) -> list[np.ndarray]:
+def _unpadded(
+    batch: dict[str, Any], options: GenerationOptions, *, vocabulary_size: int
+) -> list[np.ndarray]:
     """Returns the real ids of each row."""
     ids = np.asarray(batch["token_ids"], np.int32)
-    lengths = np.asarray(batch["padding_mask"], bool).sum(axis=-1)
+    mask = np.asarray(batch["padding_mask"], bool)
+    lengths = mask.sum(axis=-1)
     least = 1 if options.prefix is None else 0
     if ids.ndim != 2 or np.min(lengths, initial=least) < least:
         raise ValueError(
             "token_ids must be (B, T) with at least one real token in each row, "
             f"got shape {ids.shape} and row lengths {lengths.tolist()}."
+        )
+    if mask.shape != ids.shape or np.any(
+        mask != (np.arange(ids.shape[1]) < lengths[:, None])
+    ):
+        raise ValueError(
+            "padding_mask must be of the shape of token_ids, true at the real tokens, "
+            "which come first in their row."
+        )
+    wrong = ids[mask & ((ids < 0) | (ids >= vocabulary_size))]
+    if wrong.size:
+        raise ValueError(
+            f"token_ids must be in [0, {vocabulary_size}), got {wrong[0]}."
         )
     return [row[:length] for row, length in zip(ids, lengths, strict=True)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ _EARLY_STOPPING: dict[bool | str, int] = {
 }
 # What contrastive search takes where top_k is not given: Su et al. 2022, section 4.
 CONTRASTIVE_TOP_K = 4
+LARGEST = float(np.finfo(np.float32).max)
 _SAMPLING = (
     *("temperature", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"),
     "seed",
@@ -97,8 +99,8 @@ class GenerationOptions:
         num_beam_groups: int that divides `num_beams`. Groups of beams that keep away
             from each other (Vijayakumar et al. 2018). Defaults to 1.
         diversity_penalty: float, at least 0. How strongly. Defaults to 0.
-        num_return_sequences: int. Texts for each prompt: the best beams, or draws.
-            Defaults to 1.
+        num_return_sequences: int. Texts for each prompt: the best beams, fewer where
+            there are no more, or draws, in no order. Defaults to 1.
         best_of: int, at least `num_return_sequences`. Draws of which the likeliest,
             by the mean of their tokens' log-probabilities, are returned, best first.
             Defaults to as many as are returned.
@@ -113,8 +115,8 @@ class GenerationOptions:
             and 4 of a model.
         prefix: what `prefill` returned. The prompts continue it.
         truncate: `"left"`. Keeps the last tokens of a prompt that is too long: so many
-            that `max_new_tokens` have room, but at least half the context. Defaults
-            to None, which raises an error.
+            that `max_new_tokens` have room, but at least half of what may be used.
+            Defaults to None, which raises an error.
         sliding_window: bool. Whether a text that fills the context goes on, with the
             last half of it as the context of what follows. Defaults to False: it ends.
         max_time: float above 0. Seconds after which texts end with what they have, a
@@ -177,6 +179,11 @@ class GenerationOptions:
             )
         if self.truncate not in (None, "left"):
             raise ValueError(f"truncate must be None or 'left', got {self.truncate!r}.")
+        if self.num_draft_tokens is not None and not _is_made_here(self.draft):
+            raise ValueError(
+                "num_draft_tokens must be None unless draft is 'prompt_lookup' or a "
+                f"model, got {self.num_draft_tokens!r}."
+            )
         if self.max_time is not None and not self.max_time > 0.0:
             raise ValueError(f"max_time must be above 0, got {self.max_time!r}.")
         for processor in self.logits_processors:
@@ -299,6 +306,8 @@ class GenerationOptions:
             tokenize: from a string to ids; None where there is no tokenizer.
         """
         biases = self._biases(rows)
+        is_one = _is_string(self.bad_words)
+        given_words = [self.bad_words] if is_one else self.bad_words
         words = [
             [
                 form
@@ -306,7 +315,7 @@ class GenerationOptions:
                 for form in _forms(word, tokenize)
                 if len(form) > 1 or form not in stop_sequences
             ]
-            for row in _by_row("bad_words", self.bad_words, rows, is_item=_is_word)
+            for row in _by_row("bad_words", given_words, rows, is_item=_is_word)
         ]
         biased = [list(row) for row in biases]
         for name, table in (("logit_bias", biased), ("bad_words", words)):
@@ -346,8 +355,10 @@ class GenerationOptions:
                 f"({rows}), got {given!r}."
             )
         for table in tables:
+            if not isinstance(table, Mapping):
+                raise ValueError(f"logit_bias must be a dict, got {table!r}.")
             for value in table.values():
-                if not np.isfinite(value):
+                if not isinstance(value, Real) or not abs(value) <= LARGEST:
                     raise ValueError(f"logit_bias must be finite, got {value!r}.")
         return [
             {
@@ -413,6 +424,9 @@ def check_setting(name: str, value: Any, *, rows: int) -> np.ndarray:
     if array.dtype.kind not in ("iu" if dtype.is_integer else "iuf"):
         kind = "whole" if dtype.is_integer else "real"
         raise ValueError(f"{name} must be a {kind} number, got {value!r}.")
+    if not dtype.is_integer:
+        with np.errstate(over="ignore"):  # infinity is out of every range
+            array = array.astype(np.float32)
     if not np.all(holds(array)):
         raise ValueError(f"{name} must be {rule}, got {value!r}.")
     limit = np.iinfo(dtype.as_numpy_dtype).max if dtype.is_integer else None
@@ -430,6 +444,10 @@ def pad_sequences(rows: Sequence[Sequence[Sequence[int]]]) -> tf.Tensor:
         for place, sequence in enumerate(row):
             table[index, place, longest - len(sequence) :] = sequence
     return tf.constant(table)
+
+
+def _is_made_here(draft: Any) -> bool:
+    return isinstance(draft, str) or hasattr(draft, "backbone")
 
 
 def _equal(value: Any, default: Any) -> bool:

@@ -45,8 +45,8 @@ class Timings(NamedTuple):
 
     Attributes:
         total_seconds: float.
-        first_token_seconds: float or None. Until each prompt had its first token;
-            None of a search.
+        first_token_seconds: float or None. Until each prompt had its first token,
+            summed over batches; None of a search.
         tokens_per_second: float. New tokens of all texts over all the time.
     """
 

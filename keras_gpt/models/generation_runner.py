@@ -24,10 +24,15 @@ from keras_gpt.generation import (
     TextGenerator,
 )
 from keras_gpt.models.debugging import first_invalid_layer
-from keras_gpt.models.generation_options import GenerationOptions, pad_sequences
+from keras_gpt.models.generation_options import (
+    GenerationOptions,
+    check_setting,
+    pad_sequences,
+)
 from keras_gpt.models.generation_results import Continuation, continuations
 from keras_gpt.models.text_stream import TextStream
 from keras_gpt.models.traced_functions import TracedDecoder, TracedTokenizer
+from keras_gpt.sampling import beam_search
 
 # Decoders kept, each with its traces: they differ in user functions and drafters.
 NUM_DECODERS = 4
@@ -45,11 +50,13 @@ class PromptPrefix(NamedTuple):
         is_single: bool. Whether it was one prompt, which any number may continue; of
             a list, each prompt is continued by the one in its place.
         state: `keras_gpt.generation.Prefix`.
+        backbone: the network that computed it.
     """
 
     texts: list[bytes] | None
     is_single: bool
     state: Prefix
+    backbone: Any
 
 
 class Batch(NamedTuple):
@@ -124,8 +131,12 @@ class GenerationRunner:
     def decoder(self, options: GenerationOptions | None = None) -> TracedDecoder:
         """Returns the traced decoder for the functions and the drafter of a call."""
         options = options or GenerationOptions()
-        draft = getattr(options.draft, "backbone", options.draft)
-        draft = draft if draft is None or isinstance(draft, str) else id(draft)
+        draft: Any = options.draft
+        if hasattr(draft, "backbone"):
+            # LoRA and quantization change the variables, hence the graph.
+            draft = tuple(id(variable) for variable in draft.backbone.variables)
+        elif not isinstance(draft, str | None):
+            draft = id(draft)
         key = (
             tuple(map(id, options.logits_processors)),
             (draft, options.num_draft_tokens),
@@ -159,8 +170,13 @@ class GenerationRunner:
                     f"got {draft!r}."
                 )
             return PromptLookup(**given)
-        if not hasattr(draft, "backbone"):
+        if hasattr(draft, "propose"):
             return draft
+        if not hasattr(draft, "backbone"):
+            raise ValueError(
+                "draft must be 'prompt_lookup', a model or a drafter, "
+                f"got {draft!r:.80}."
+            )
         ours, its = (x.config.vocabulary_size for x in (self.backbone, draft.backbone))
         if ours != its:
             raise ValueError(
@@ -173,6 +189,8 @@ class GenerationRunner:
         for row, data in enumerate(texts.numpy()):
             check_utf8(data, row)
         traced = self.tokenizer
+        if not len(texts):
+            return []
         tokens = (traced.prompt_tokens if prefix is None else traced.tokenize)(texts)
         return np.split(tokens.values.numpy(), tokens.row_splits.numpy()[1:-1])
 
@@ -184,6 +202,8 @@ class GenerationRunner:
             timed: bool. Whether to take the time of the first token.
         """
         options = batch.options
+        if not batch.token_ids:
+            return BatchResult([])
         if options.searches:
             return self._search(batch)
         return self._draw(batch, timed=timed)
@@ -202,6 +222,14 @@ class GenerationRunner:
             options.num_beams, options.num_beam_groups
         )
         found = _as_arrays(search(*start, settings, diversity))
+        self._check_logits(
+            batch,
+            found._replace(
+                finish_reason=found.finish_reason[:, 0],
+                num_tokens=found.num_tokens[:, 0],
+                token_ids=found.token_ids[:, 0],
+            ),
+        )
         wanted = options.num_return_sequences
         results = []
         for row in range(rows):
@@ -209,7 +237,9 @@ class GenerationRunner:
             beams = type(found)(*(field[row] for field in found))
             texts = self._texts(beams.token_ids, beams.num_tokens, beams.text_lengths)
             each = continuations(beams, texts, reasons=reasons, scores=beams.scores)
-            results.append(each[:wanted])
+            # Places of beams that were never filled come last.
+            there = [beam for beam in each if beam.score > beam_search.LOWEST_SCORE]
+            results.append((there or each[:1])[:wanted])
         return BatchResult(results)
 
     def _draw(self, batch: Batch, *, timed: bool) -> BatchResult:
@@ -236,7 +266,11 @@ class GenerationRunner:
         flat = continuations(tokens, texts, reasons=reasons)
         rows = [flat[i : i + copies] for i in range(0, len(flat), copies)]
         if options.best_of is not None:
-            rows = [sorted(row, key=lambda c: -c.score) for row in rows]
+            # A text of no tokens has no likelihood to speak of.
+            rows = [
+                sorted(row, key=lambda c: (not len(c.token_ids), -c.score))
+                for row in rows
+            ]
         return BatchResult(
             [row[: options.num_return_sequences] for row in rows],
             num_drafted=int(tokens.num_drafted.sum()),
@@ -291,6 +325,8 @@ class GenerationRunner:
         self, token_ids: list[np.ndarray], *, prefix: PromptPrefix | None = None
     ) -> Prefix:
         """Computes prompts, each at most a token shorter than the context."""
+        if not token_ids:
+            raise ValueError("inputs must have a prompt to prefill, got none.")
         state, rows = self.prefix_of(prefix, len(token_ids))
         self._check_lengths(token_ids, state.lengths.numpy()[rows])
         return self.decoder().prefill(_prompts(token_ids), state, tf.constant(rows))
@@ -302,12 +338,9 @@ class GenerationRunner:
         before = prefix.lengths.numpy()[prefix_rows]
         token_ids = batch.token_ids
         if options.truncate is not None:
-            token_ids = [
-                ids[-kept:]
-                for ids, kept in zip(token_ids, self._kept(batch), strict=True)
-            ]
+            token_ids = self._truncated(batch)
         self._check_lengths(token_ids, before)
-        lengths = before + [len(ids) for ids in token_ids]
+        lengths = before + np.array([len(ids) for ids in token_ids], np.int32)
         request = self._request(batch, lengths)
         prompts, copies = _prompts(token_ids), options.num_draws
         rows = tf.constant(prefix_rows)
@@ -318,13 +351,32 @@ class GenerationRunner:
             prompts = _prompts([np.zeros(0, np.int32)] * (len(token_ids) * copies))
         return prompts, request, prefix, rows
 
-    def _kept(self, batch: Batch) -> list[int]:
-        """Returns how many of each prompt's tokens the context has room for."""
-        rows, half = len(batch.token_ids), self.context // 2
+    def _truncated(self, batch: Batch) -> list[np.ndarray]:
+        """Returns the last tokens of the prompts that are too long."""
         wanted = batch.options.max_new_tokens
-        wanted = half if wanted is None else wanted
-        new = np.broadcast_to(np.minimum(wanted, half), [rows])
-        return [max(self.context - max(int(count), 1), 1) for count in new]
+        longest = min(self._longest(batch), self.context)
+        half = max(longest // 2, 1)
+        counts = check_setting(
+            "max_new_tokens",
+            half if wanted is None else wanted,
+            rows=len(batch.token_ids),
+        )
+        kept = np.maximum(longest - np.clip(counts, 1, half), 1)
+        return [
+            ids if len(ids) < longest else ids[-count:]
+            for ids, count in zip(batch.token_ids, kept, strict=True)
+        ]
+
+    def _longest(self, batch: Batch) -> int:
+        """Returns how many tokens a prompt and its text may have together."""
+        length, options = batch.max_length, batch.options
+        if not isinstance(length, int | np.integer) or length < 1:
+            raise ValueError(
+                f"max_length must be an integer of at least 1, got {length!r}."
+            )
+        if not options.sliding_window:
+            return min(length, self.context)
+        return length if options.max_new_tokens is None else UNLIMITED
 
     def prefix_of(
         self, prefix: PromptPrefix | None, rows: int
@@ -339,6 +391,10 @@ class GenerationRunner:
         if not isinstance(prefix, PromptPrefix):
             raise ValueError(
                 f"prefix must be what prefill returned, got {prefix!r:.80}."
+            )
+        if prefix.backbone is not self.backbone:
+            raise ValueError(
+                "prefix must be what this model's prefill returned, got another's."
             )
         if prefix.is_single:
             return prefix.state, np.zeros(rows, np.int32)
@@ -362,13 +418,13 @@ class GenerationRunner:
     def _request(self, batch: Batch, lengths: np.ndarray) -> Request:
         """Checks the options and spreads them over the rows."""
         options, rows = batch.options, len(lengths)
-        if batch.max_length < 1:
-            raise ValueError(f"max_length must be at least 1, got {batch.max_length}.")
-        longest = min(batch.max_length, self.context)
-        if options.sliding_window:
-            is_given = options.max_new_tokens is not None
-            longest = UNLIMITED if is_given else batch.max_length
-        room = np.maximum(longest - lengths, 0)
+        size = self.backbone.config.vocabulary_size
+        if options.num_alternatives > size:
+            raise ValueError(
+                f"num_alternatives must be at most the vocabulary's {size} tokens, "
+                f"got {options.num_alternatives}."
+            )
+        room = np.maximum(self._longest(batch) - lengths, 0)
         seeds = [secrets.randbits(63) for _ in range(rows)]
         defaults = {**batch.defaults, "max_new_tokens": room, "seed": seeds}
         settings = options.settings(rows=rows, room=room, defaults=defaults)
@@ -380,7 +436,7 @@ class GenerationRunner:
             )
         rules = options.rules(
             rows=rows,
-            vocabulary_size=self.backbone.config.vocabulary_size,
+            vocabulary_size=size,
             stop_sequences=batch.stop_sequences,
             tokenize=self._preprocessor and self._ids_of,
         )

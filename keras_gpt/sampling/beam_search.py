@@ -191,7 +191,9 @@ def advance(
     scores, places = tf.math.top_k(going_on, num_beams)
     running = candidates.take(places)._replace(scores=scores)
 
-    is_new = ends & (tf.range(tf.shape(ends)[1]) < num_beams)
+    # Below are continuations of beams that are not there, and banned ones.
+    is_real = candidates.scores > LOWEST_SCORE
+    is_new = ends & is_real & (tf.range(tf.shape(ends)[1]) < num_beams)
     penalty = tf.cast(length, tf.float32) ** settings.length_penalty
     new = candidates._replace(
         scores=candidates.scores / penalty[:, None]
@@ -208,7 +210,7 @@ def advance(
     )
     is_full = tf.reduce_all(finished.is_there, axis=1)
     stops_full = is_full & (settings.early_stopping == WHEN_FULL)
-    goes_on = tf.reduce_any(~ends, axis=1)
+    goes_on = tf.reduce_any(~ends & is_real, axis=1)
     rows = state.is_open
     return BeamState(
         running=running.where(rows, state.running),

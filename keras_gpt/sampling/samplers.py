@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_gpt.sampling import rng
+from keras_gpt.sampling.logits_processors import BANNED_LOGIT
 
 # Sorting so many takes a tenth of the time that 50,000 take, and most draws of trained
 # models end among them.
@@ -82,7 +83,7 @@ def _draw(
 
     def draw_from_all() -> tf.Tensor:
         # A row that the few decide stays as it is, whatever its neighbours need.
-        everything = keep(logits, settings=settings)
+        everything = keep(logits, settings=settings, count=tf.shape(logits)[-1])
         return tf.where(is_decided, token_ids, _pick(everything, share)[0])
 
     return tf.cond(tf.reduce_all(is_decided), lambda: token_ids, draw_from_all)
@@ -133,9 +134,13 @@ def keep(
     count = tf.reduce_max(top_k) if count is None else count
     ordered, ids = tf.math.top_k(logits, k=count)
     best = ordered[:, :1]
-    weights = tf.exp((ordered - best) / temperature[:, None])
-    everything = tf.reduce_sum(tf.exp((logits - best) / temperature[:, None]), axis=-1)
 
+    def weigh(values: tf.Tensor) -> tf.Tensor:
+        weights = tf.exp((values - best) / temperature[:, None])
+        # No temperature is high enough for what is banned.
+        return tf.where(values > BANNED_LOGIT, weights, 0.0)
+
+    weights, everything = weigh(ordered), tf.reduce_sum(weigh(logits), axis=-1)
     ranks = tf.range(count)
     weights = tf.where(ranks < top_k[:, None], weights, 0.0)
     of_top_k = tf.reduce_sum(weights, axis=-1)

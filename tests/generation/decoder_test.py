@@ -196,7 +196,7 @@ def test_max_length_counts_the_prompt(causal_lm):
         ({"min_p": 2}, r"min_p must be in \[0, 1\], got 2"),
         ({"max_new_tokens": -1}, "max_new_tokens must be at least 0, got -1"),
         ({"seed": [1, 2]}, r"seed must be one value or one per prompt \(1\)"),
-        ({"max_length": 0}, "max_length must be at least 1, got 0"),
+        ({"max_length": 0}, "max_length must be an integer of at least 1, got 0"),
         ({"stop_token_ids": "never"}, "stop_token_ids must be 'auto'"),
     ],
 )

@@ -81,6 +81,22 @@ def test_truncation_keeps_the_last_tokens(causal_lm, new, kept):
     )
 
 
+def test_truncation_makes_room_within_the_longest_text(causal_lm):
+    options = {"temperature": 0.0, "stop_token_ids": None, "return_details": True}
+    cut = causal_lm.generate(
+        LONG, truncate="left", max_length=40, max_new_tokens=5, **options
+    )
+    assert len(cut.token_ids) == 5
+    # What fits stays whole, however few tokens it leaves.
+    prompt = LONG[:80]
+    count = len(ids_of(causal_lm, prompt))
+    assert 40 < count < CONTEXT
+    whole = causal_lm.generate(prompt, **options)
+    kept = causal_lm.generate(prompt, truncate="left", **options)
+    assert kept.token_ids.tolist() == whole.token_ids.tolist()
+    assert len(kept.token_ids) == CONTEXT - count
+
+
 def test_long_prompts_are_refused_unless_asked_for(causal_lm):
     with pytest.raises(
         ValueError, match=r"context of 64 tokens, got .*truncate='left'"

@@ -313,6 +313,16 @@ def test_a_state_goes_on_where_it_rests(causal_lm):
         ({"suppress_tokens": [300]}, "suppress_tokens must be of ids in"),
         ({"allowed_token_ids": [1.5]}, "allowed_token_ids must be one list or one"),
         ({"logits_processors": [3]}, "logits_processors must be functions, got 3"),
+        ({"num_alternatives": 301}, "num_alternatives must be at most the vocabulary"),
+        ({"logit_bias": [(5, 1.0)]}, "logit_bias must be a dict, got"),
+        ({"logit_bias": {5: "x"}}, "logit_bias must be finite, got 'x'"),
+        ({"logit_bias": {5: 1e39}}, "logit_bias must be finite"),
+        ({"repetition_penalty": 1e-50}, "repetition_penalty must be finite and above"),
+        ({"temperature": 1e39}, "temperature must be finite and at least 0"),
+        ({"draft": 5}, "draft must be 'prompt_lookup', a model or a drafter, got 5"),
+        ({"num_draft_tokens": 3}, "num_draft_tokens must be None unless draft is"),
+        ({"max_length": 2.5}, "max_length must be an integer of at least 1, got 2.5"),
+        ({"truncate": "left", "max_new_tokens": "5"}, "max_new_tokens must be a whole"),
     ],
 )
 def test_options_out_of_range_are_named(causal_lm, options, message):
@@ -370,8 +380,73 @@ def test_logits_that_are_no_numbers_name_the_layer(tokenizer, path, layer, optio
     lm = broken_model(tokenizer, path=path)
     with pytest.raises(ValueError, match=f"logits must be finite.*began in {layer}"):
         lm.generate(["The king", "a"], seed=0, max_new_tokens=5, **options)
+    with pytest.raises(ValueError, match=f"logits must be finite.*began in {layer}"):
+        lm.generate(["The king", "a"], num_beams=2, max_new_tokens=5)
     with pytest.raises(ValueError, match=f"began in {layer}"):
         list(lm.stream("The king", max_new_tokens=5))
+
+
+def test_no_prompts_give_no_texts(causal_lm):
+    assert causal_lm.generate([]) == []
+    details = causal_lm.generate([], return_details=True)
+    assert details.text == [] and details.token_ids == []
+    with pytest.raises(ValueError, match="inputs must have a prompt to prefill"):
+        causal_lm.prefill([])
+
+
+def test_ids_are_checked(causal_lm):
+    bare = GPTCausalLM(causal_lm.backbone)
+    for inputs, message in (
+        ({"token_ids": [[1, 2]], "padding_mask": [[0, 1]]}, "padding_mask must be"),
+        ({"token_ids": [[1, 2]], "padding_mask": [[1]]}, "padding_mask must be of the"),
+        (
+            {"token_ids": [[1, 300]], "padding_mask": [[1, 1]]},
+            r"in \[0, 300\), got 300",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            bare.generate(inputs, stop_token_ids=None)
+
+
+def test_empty_draws_are_never_the_best(causal_lm):
+    end_id = causal_lm.preprocessor.tokenizer.end_token_id
+    options = {"seed": 0, "max_new_tokens": 6, "logit_bias": {end_id: 8.0}}
+    draws = causal_lm.generate("The", num_return_sequences=12, **options)
+    assert "The" in draws and any(draw != "The" for draw in draws)
+    assert causal_lm.generate("The", best_of=12, **options) != "The"
+
+
+def test_banned_tokens_never_come_by_any_method(causal_lm):
+    options = {"allowed_token_ids": [40, 41], "max_new_tokens": 8}
+    options |= {"stop_token_ids": None, "return_details": True}
+    for method in (
+        {"penalty_alpha": 0.9, "top_k": 6},
+        {"num_beams": 4, "num_return_sequences": 4},
+        {"temperature": 1e30, "seed": 1},
+        {"num_beams": 4, "suppress_tokens": [40]},
+    ):
+        got = causal_lm.generate("The", **options, **method)
+        texts = [got.token_ids] if isinstance(got.text, str) else got.token_ids
+        for ids in texts:
+            assert set(ids.tolist()) <= {40, 41} and len(ids) == 8
+    # With one token allowed there is one beam, and not three more of banned ones.
+    only = causal_lm.generate(
+        "The", **{**options, "allowed_token_ids": [40]}, num_beams=4,
+        num_return_sequences=4,
+    )  # fmt: skip
+    assert [ids.tolist() for ids in only.token_ids] == [[40] * 8]
+
+
+def test_a_prefix_of_another_model_is_refused(causal_lm, tokenizer):
+    other = broken_model(tokenizer, path="embeddings", value=0.0)
+    with pytest.raises(ValueError, match="prefix must be what this model's prefill"):
+        causal_lm.generate("a", prefix=other.prefill("The king"))
+
+
+def test_a_word_alone_is_one_bad_word(causal_lm):
+    options = {"seed": 3, "max_new_tokens": 20}
+    alone = causal_lm.generate("The", bad_words="king", **options)
+    assert alone == causal_lm.generate("The", bad_words=["king"], **options)
 
 
 def test_a_processor_that_makes_nan_is_found(causal_lm):
