@@ -111,8 +111,8 @@ class GenerationOptions:
             `keras_gpt.generation.Drafter`. Drafts tokens that are then checked
             several at a time. The text is the same, and sooner there where drafts are
             right.
-        num_draft_tokens: int. Tokens of one draft. Defaults to 10 of a prompt lookup
-            and 4 of a model.
+        num_draft_tokens: int. Tokens of one draft. Defaults to 10 of a prompt lookup,
+            fewer where many texts run, and 4 of a model.
         prefix: what `prefill` returned. The prompts continue it.
         truncate: `"left"`. Keeps the last tokens of a prompt that is too long: so many
             that `max_new_tokens` have room, but at least half of what may be used.
