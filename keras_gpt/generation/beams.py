@@ -141,10 +141,7 @@ def search_tokens(
             num_hidden=1,
         )
         log_probs = tf.nn.log_softmax(decoder.model.logits(fed.hidden[:, 0]))
-        has_nan = tf.reduce_any(tf.math.is_nan(log_probs), axis=1)
-        has_nan = tf.reduce_any(tf.reshape(has_nan, [-1, num_beams]), axis=1)
-        is_number = now.is_number & ~has_nan
-        groups = _advance_groups(
+        groups, are_numbers = _advance_groups(
             now,
             decoder=decoder,
             log_probs=log_probs,
@@ -154,6 +151,7 @@ def search_tokens(
             settings=settings,
             diversity_penalty=diversity_penalty,
         )
+        is_number = now.is_number & are_numbers
         groups = tuple(
             group._replace(is_open=group.is_open & is_number) for group in groups
         )
@@ -208,8 +206,10 @@ def _advance_groups(
     limits: tf.Tensor,
     settings: BeamSettings,
     diversity_penalty: tf.Tensor,
-) -> tuple[BeamState, ...]:
+) -> tuple[tuple[BeamState, ...], tf.Tensor]:
     """Continues each group, the later ones away from what the earlier ones took.
+
+    Also tells, bool (B,), whether log-probabilities and gains are numbers.
 
     `log_probs` (B * K, V) and `history` are of each running beam, the rest of each row.
     """
@@ -224,6 +224,7 @@ def _advance_groups(
     )
     request = _repeat_rows(request, tf.repeat(tf.range(num_rows), size))
     groups: list[BeamState] = []
+    are_numbers = tf.ones([num_rows], tf.bool)
     taken = tf.zeros([num_rows, vocabulary_size])  # how many beams took each token
     for index, group in enumerate(now.groups):
         mine = tf.reshape(first_beams + index * size + tf.range(size), [-1])
@@ -235,6 +236,9 @@ def _advance_groups(
             gains, History(*(tf.gather(field, mine) for field in history)), request
         )
         shape = [num_rows, size, vocabulary_size]
+        # What is NaN in the log-probabilities is NaN in the gains.
+        has_nan = tf.reduce_any(tf.math.is_nan(tf.reshape(gains, shape)), axis=[1, 2])
+        are_numbers &= ~has_nan
         group = beam_search.advance(
             group,
             log_probs=tf.reshape(own, shape),
@@ -248,7 +252,7 @@ def _advance_groups(
         chosen = tf.reduce_sum(tf.one_hot(group.next_tokens, vocabulary_size), axis=1)
         taken += tf.where(now.groups[index].is_open[:, None], chosen, 0.0)
         groups.append(group)
-    return tuple(groups)
+    return tuple(groups), are_numbers
 
 
 def _beam_rows(groups: tuple[BeamState, ...], *, num_beams: int) -> tf.Tensor:

@@ -435,7 +435,7 @@ def test_ids_that_the_tokenizer_lacks_are_never_generated(tokenizer):
     table = backbone.token_embedding.embeddings
     table.assign(np.concatenate([table[:300] * 0.01, table[300:] * 50.0]))
     lm = GPTCausalLM(backbone, GPTCausalLMPreprocessor(tokenizer, sequence_length=64))
-    knobs = {"max_new_tokens": 20, "strip_prompt": True}
+    knobs = {"max_new_tokens": 20, "strip_prompt": True, "stop_token_ids": None}
     texts = lm.generate(["The king"] * 8, temperature=5.0, **knobs)
     texts.append(lm.generate("The king", num_beams=3, **knobs))
     assert all(texts)

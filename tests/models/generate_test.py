@@ -457,6 +457,10 @@ def test_a_processor_that_makes_nan_is_found(causal_lm):
 
     with pytest.raises(ValueError, match="after 2 new tokens.*a logits processor"):
         causal_lm.generate("The", seed=0, max_new_tokens=5, logits_processors=[broken])
+    with pytest.raises(ValueError, match="logits must be finite.*a logits processor"):
+        causal_lm.generate(
+            "The", num_beams=2, max_new_tokens=5, logits_processors=[broken]
+        )
 
 
 def test_options_are_documented():
