@@ -21,7 +21,7 @@ from keras_gpt.layers import kv_cache
 from keras_gpt.layers.kv_cache import KVCache
 from keras_gpt.sampling import beam_search
 from keras_gpt.sampling.beam_search import Beams, BeamSettings, BeamState, BeamStops
-from keras_gpt.sampling.history import History
+from keras_gpt.sampling.history import History, join
 
 
 class FoundTokens(NamedTuple):
@@ -186,13 +186,9 @@ def _history(whole: Prefix, rows: tf.Tensor, now: _Loop) -> History:
     """Returns the text of each beam: `History` of B * K rows."""
     new = tf.concat([group.running.token_ids for group in now.groups], axis=1)
     new = tf.reshape(new, [tf.shape(rows)[0], tf.shape(new)[2]])
-    before = tf.gather(whole.lengths, rows)
-    width = tf.shape(whole.token_ids)[1]
-    both = tf.concat([tf.gather(whole.token_ids, rows), new], axis=1)
-    places = tf.range(tf.shape(both)[1])[None, :]
-    beyond = tf.minimum(width + places - before[:, None], tf.shape(both)[1] - 1)
-    places = tf.where(places < before[:, None], places, beyond)
-    tokens = tf.gather(both, places, batch_dims=1)
+    before, first = (tf.gather(x, rows) for x in (whole.lengths, whole.token_ids))
+    size = tf.shape(first)[1] + tf.shape(new)[1]
+    tokens = join(first, before, new, now.step, size=size)
     return History(tokens, before + now.step, before)
 
 

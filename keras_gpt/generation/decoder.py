@@ -29,14 +29,14 @@ from keras_gpt.generation.state import (
 )
 from keras_gpt.layers import kv_cache
 from keras_gpt.layers.kv_cache import KVCache
-from keras_gpt.sampling.history import History, completed_length
+from keras_gpt.sampling.history import History, completed_length, join
 from keras_gpt.sampling.logits_processors import (
     BANNED_LOGIT,
     LogitsProcessor,
     process_logits,
 )
 from keras_gpt.sampling.samplers import sample
-from keras_gpt.sampling.stop_strings import NOT_FOUND, find_stop_string
+from keras_gpt.sampling.stop_strings import NOT_FOUND, grow_text
 
 
 class Choice(NamedTuple):
@@ -346,25 +346,16 @@ class Decoder:
         """Appends the last tokens' text, and looks for stop strings."""
         if self.token_text is None:
             return state.text, state.text_lengths
-        table = self.token_text
-
-        def grow() -> tuple[tf.Tensor, tf.Tensor]:
-            last = tf.gather(state.token_ids, state.lengths - 1, batch_dims=1)
-            last = tf.minimum(last, tf.size(table) - 1)  # models may be padded with ids
-            new = tf.where(written, tf.gather(table, last), "")
-            text = tf.strings.join([state.text, new])
-            found = find_stop_string(
-                text, request.stops.strings, num_new_bytes=tf.strings.length(new)
-            )
-            is_early = state.history.num_new_tokens < request.settings.min_new_tokens
-            found = tf.where(is_early | ~written, NOT_FOUND, found)
-            return text, tf.where(written, found, state.text_lengths)
-
-        return tf.cond(
-            tf.size(request.stops.strings) > 0,
-            grow,
-            lambda: (state.text, state.text_lengths),
+        is_late = state.history.num_new_tokens >= request.settings.min_new_tokens
+        text, found = grow_text(
+            state.text,
+            tf.gather(state.token_ids, tf.maximum(state.lengths - 1, 0), batch_dims=1),
+            token_text=self.token_text,
+            stop_strings=request.stops.strings,
+            rows=written,
+            counts=is_late,
         )
+        return text, tf.where(written, found, state.text_lengths)
 
     def _check_drafts(
         self, state: DecodeState, request: Request, *, drafts: Any, logits: tf.Tensor
@@ -474,16 +465,13 @@ def _joined(
     prefix: Prefix, prefix_rows: tf.Tensor, prompts: Prompts, *, size: tf.Tensor
 ) -> tf.Tensor:
     """int32 (B, size). Each prefix and its prompt, without a gap; then zeros."""
-    first = tf.gather(prefix.token_ids, prefix_rows)
-    width, before = tf.shape(first)[1], tf.gather(prefix.lengths, prefix_rows)
-    both = tf.concat([first, prompts.token_ids], axis=1)
-    both = tf.pad(both, [[0, 0], [0, 1]])
-    places = tf.range(size)[None, :]
-    last = tf.shape(both)[1] - 1
-    is_prefix = places < before[:, None]
-    source = tf.where(is_prefix, places, width + places - before[:, None])
-    is_there = places < (before + prompts.lengths)[:, None]
-    return tf.gather(both, tf.where(is_there, source, last), batch_dims=1)
+    return join(
+        tf.gather(prefix.token_ids, prefix_rows),
+        tf.gather(prefix.lengths, prefix_rows),
+        prompts.token_ids,
+        prompts.lengths,
+        size=size,
+    )
 
 
 def _put_drafts(state: DecodeState, drafts: tf.Tensor) -> tf.Tensor:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from keras_gpt.sampling.history import History, completed_by
-from keras_gpt.sampling.stop_strings import NOT_FOUND, find_stop_string
+from keras_gpt.sampling.stop_strings import NOT_FOUND, grow_text
 
 LOWEST_SCORE = -1e9  # of beams that are not there yet
 # Codes of `BeamSettings.early_stopping`.
@@ -275,29 +275,20 @@ def _grown_text(
     Returns:
         The texts, string (B, C), and the bytes to keep, int32 (B, C), -1 for all.
     """
-    table = stops.token_text
-    if table is None:
+    if stops.token_text is None:
         return beams.text, beams.text_lengths
-    count = tf.shape(tokens)[1]
-
-    def grow() -> tuple[tf.Tensor, tf.Tensor]:
-        known = tf.minimum(tokens, tf.size(table) - 1)  # models may be padded with ids
-        new = tf.where(rows, tf.gather(table, known), "")
-        text = tf.strings.join([beams.text, new])
-        numbers = tf.repeat(tf.range(tf.shape(tokens)[0]), count)
-        last_row = tf.shape(stops.strings)[0] - 1
-        found = find_stop_string(
-            tf.reshape(text, [-1]),
-            tf.gather(stops.strings, tf.minimum(numbers, last_row)),
-            num_new_bytes=tf.reshape(tf.strings.length(new), [-1]),
-        )
-        found = tf.reshape(found, tf.shape(tokens))
-        is_early = (step + 1 < stops.min_new_tokens)[:, None]
-        return text, tf.where(is_early | ~rows, NOT_FOUND, found)
-
-    return tf.cond(
-        tf.size(stops.strings) > 0, grow, lambda: (beams.text, beams.text_lengths)
+    shape = tf.shape(tokens)
+    row_numbers = tf.repeat(tf.range(shape[0]), shape[1])
+    last_row = tf.shape(stops.strings)[0] - 1
+    text, found = grow_text(
+        tf.reshape(beams.text, [-1]),
+        tf.reshape(tokens, [-1]),
+        token_text=stops.token_text,
+        stop_strings=tf.gather(stops.strings, tf.minimum(row_numbers, last_row)),
+        rows=tf.reshape(rows, [-1]),
+        counts=tf.repeat(step + 1 >= stops.min_new_tokens, shape[1]),
     )
+    return tf.reshape(text, shape), tf.reshape(found, shape)
 
 
 def _stop_lengths(

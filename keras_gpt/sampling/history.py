@@ -44,6 +44,36 @@ class History(NamedTuple):
         return tf.where(places >= first, tokens, OUTSIDE)
 
 
+def join(
+    first: tf.Tensor,
+    first_lengths: tf.Tensor,
+    second: tf.Tensor,
+    second_lengths: tf.Tensor,
+    *,
+    size: tf.Tensor,
+) -> tf.Tensor:
+    """Puts one row of tokens behind another, without a gap.
+
+    Args:
+        first: int32 (B, T1), right-padded.
+        first_lengths: int32 (B,).
+        second: int32 (B, T2), right-padded.
+        second_lengths: int32 (B,) or scalar.
+        size: int32 scalar (S).
+
+    Returns:
+        int32 (B, S). 0 behind both.
+    """
+    width = tf.shape(first)[1]
+    both = tf.pad(tf.concat([first, second], axis=1), [[0, 0], [0, 1]])
+    places = tf.range(size)[None, :]
+    beyond = places - first_lengths[:, None]
+    source = tf.where(beyond < 0, places, width + beyond)
+    is_there = beyond < tf.reshape(second_lengths, [-1, 1])
+    zero = tf.shape(both)[1] - 1
+    return tf.gather(both, tf.where(is_there, source, zero), batch_dims=1)
+
+
 def completed_by(
     history: History, sequences: tf.Tensor, *, in_new_text: bool = False
 ) -> tf.Tensor:

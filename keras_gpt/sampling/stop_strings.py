@@ -50,6 +50,44 @@ def find_stop_string(
     return tf.where(first < tf.int32.max, first, NOT_FOUND)
 
 
+def grow_text(
+    text: tf.Tensor,
+    token_ids: tf.Tensor,
+    *,
+    token_text: tf.Tensor,
+    stop_strings: tf.Tensor,
+    rows: tf.Tensor,
+    counts: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Appends the text of a token to each text, and looks for stop strings.
+
+    Args:
+        text: string (B,).
+        token_ids: int32 (B,).
+        token_text: string (V,). What each token adds to a text.
+        stop_strings: string (B, K) or (1, K), as in `find_stop_string`.
+        rows: bool (B,). Rows to append to.
+        counts: bool (B,). Rows in which a stop string counts.
+
+    Returns:
+        The texts, and the byte of each where a stop string begins, or `NOT_FOUND`:
+        string and int32 (B,).
+    """
+
+    def grow() -> tuple[tf.Tensor, tf.Tensor]:
+        # Models may be padded with ids that the tokenizer lacks.
+        known = tf.minimum(token_ids, tf.size(token_text) - 1)
+        new = tf.where(rows, tf.gather(token_text, known), "")
+        grown = tf.strings.join([text, new])
+        found = find_stop_string(
+            grown, stop_strings, num_new_bytes=tf.strings.length(new)
+        )
+        return grown, tf.where(rows & counts, found, NOT_FOUND)
+
+    none = tf.fill(tf.shape(token_ids), NOT_FOUND)
+    return tf.cond(tf.size(stop_strings) > 0, grow, lambda: (text, none))
+
+
 def _bytes(strings: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
     """int32 (..., width). The bytes of each string; `NOT_FOUND` behind its end."""
     # The op wants a length of at least 1.
