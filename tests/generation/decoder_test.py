@@ -444,3 +444,25 @@ def test_ids_that_the_tokenizer_lacks_are_never_generated(tokenizer):
 def test_a_model_without_a_tokenizer_says_so(causal_lm):
     with pytest.raises(ValueError, match="inputs must be a dict of token_ids and pad"):
         causal_lm_on_ids(causal_lm).generate("The king")
+
+
+def test_rounds_end_with_the_last_row(causal_lm):
+    """Eagerly a round calls a processor once, so that rounds can be counted."""
+    rounds = []
+
+    def count(logits, history):
+        rounds.append(history.num_new_tokens.numpy().tolist())
+        return logits
+
+    decoder = Decoder(causal_lm.backbone, processors=[count])
+    prompts = np.array([[5, 6, 7], [9, 8, 1]], np.int32)
+    free = [greedy_oracle(causal_lm.backbone, prompt, 8) for prompt in prompts]
+    stops = [row[3] for row in free]
+    lengths = [min(row.index(stop) for stop in stops if stop in row) for row in free]
+    request = Request.of(settings_of(2, max_new_tokens=60), stops=Stops.at(stops))
+    got = decoder.generate(
+        Prompts(tf.constant(prompts), tf.constant([3, 3]), tf.fill([2], UNFINISHED)),
+        request,
+    )
+    assert got.num_tokens.numpy().tolist() == lengths
+    assert len(rounds) == max(lengths) + 1  # the stop token takes a round too

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from keras_gpt.sampling import History
-from keras_gpt.sampling.history import OUTSIDE, completed_by, completed_length
+from keras_gpt.sampling.history import OUTSIDE, completed_by, completed_length, join
 
 RNG = np.random.default_rng(0)
 ROWS, WIDTH = 200, 9
@@ -55,3 +55,14 @@ def test_the_longest_sequence_that_ends_a_new_text_counts():
         fits = [s for s in rows[row] if text[-len(s) :] == s]
         assert got[row] == max(map(len, fits), default=0)
     assert len(set(got.tolist())) > 2
+
+
+def test_joined_rows_have_no_gap():
+    second = RNG.integers(3, 6, (ROWS, 4)).astype(np.int32)
+    counts = RNG.integers(0, 5, ROWS).astype(np.int32)
+    got = join(TOKENS, LENGTHS, second, counts, size=tf.constant(16)).numpy()
+    for row in range(ROWS):
+        text = (
+            TOKENS[row, : LENGTHS[row]].tolist() + second[row, : counts[row]].tolist()
+        )
+        assert got[row].tolist() == text + [0] * (16 - len(text))

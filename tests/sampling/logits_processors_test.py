@@ -184,6 +184,68 @@ def test_rows_of_their_own_lengths_and_penalties():
         np.testing.assert_allclose(got[row], expected, rtol=1e-5, atol=1e-6)
 
 
+def rules_oracle(logits, text, *, is_first, bias, bad_words, allowed, never, not_first):
+    """The rules about tokens of one row, written for reading."""
+    logits = [float(logit) for logit in logits]
+    for sequence, value in bias.items():
+        if text[len(text) - len(sequence) + 1 :] == list(sequence[:-1]):
+            logits[sequence[-1]] += value
+    for word in bad_words:
+        if text[len(text) - len(word) + 1 :] == word[:-1]:
+            logits[word[-1]] = BANNED_LOGIT
+    banned = {i for i in range(len(logits)) if allowed and i not in allowed}
+    banned |= set(never) | (set(not_first) if is_first else set())
+    return [BANNED_LOGIT if i in banned else x for i, x in enumerate(logits)]
+
+
+def test_rules_of_each_row_hold_for_it_alone():
+    generator = np.random.default_rng(5)
+    rows, width, size = 120, 12, 9
+    token_ids = generator.integers(0, 4, (rows, width)).astype(np.int32)
+    prompt_lengths = generator.integers(1, 6, rows)
+    lengths = prompt_lengths + generator.integers(0, 6, rows)
+    logits = generator.normal(size=(rows, size)).astype(np.float32)
+
+    def ids(low, high):
+        return generator.integers(0, size, generator.integers(low, high)).tolist()
+
+    def sequence():
+        return [
+            *generator.integers(0, 4, generator.integers(0, 3)).tolist(),
+            *ids(1, 2),
+        ]
+
+    mine = {
+        "bias": [
+            {tuple(sequence()): 1.5, tuple(sequence()): -2.0} for _ in range(rows)
+        ],
+        "bad_words": [[sequence() for _ in range(3)] for _ in range(rows)],
+        # Enough of them that none of these rows has all of them banned.
+        "allowed": [
+            list(range(size))[row % 3 :] if row % 2 else [] for row in range(rows)
+        ],
+        "never": [ids(0, 3) for _ in range(rows)],
+        "not_first": [ids(0, 3) for _ in range(rows)],
+    }
+    rules = GenerationOptions(
+        logit_bias=mine["bias"],
+        bad_words=mine["bad_words"],
+        allowed_token_ids=mine["allowed"],
+        suppress_tokens=mine["never"],
+        begin_suppress_tokens=mine["not_first"],
+    ).rules(rows=rows, vocabulary_size=size, stop_sequences=[], tokenize=None)
+    history = history_of(token_ids, lengths=lengths, prompt_lengths=prompt_lengths)
+    got = processed(logits, settings_of(rows), history, rules=rules)
+    for row in range(rows):
+        expected = rules_oracle(
+            logits[row],
+            token_ids[row, : lengths[row]].tolist(),
+            is_first=lengths[row] == prompt_lengths[row],
+            **{name: values[row] for name, values in mine.items()},
+        )
+        np.testing.assert_allclose(got[row], expected, rtol=1e-5, atol=1e-6)
+
+
 def test_filters_of_neighbours_do_not_touch_a_row():
     settings = settings_of(
         typical_p=np.where(np.arange(len(LOGITS)) % 3 == 0, 0.3, 1.0),
