@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras_gpt.export import signatures, verify
 from keras_gpt.generation import SETTINGS
 from keras_gpt.models.causal_lm import GPTCausalLM
-from keras_gpt.models.generation_options import check_setting
+from keras_gpt.models.option_values import check_setting
 
 VERIFY_TOKENS = 16
 VERIFY_SEEDS = (0, 1, 2, 3)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from keras_gpt.generation.decoder import Decoder, begin_rows, row_limits
+from keras_gpt.generation.decoder import Decoder
 from keras_gpt.generation.feeding import feed
 from keras_gpt.generation.state import (
     INVALID_LOGITS,
@@ -73,8 +73,6 @@ def search_tokens(
     num_beams: int,
     num_groups: int = 1,
     diversity_penalty: tf.Tensor | None = None,
-    prefix: Prefix | None = None,
-    prefix_rows: tf.Tensor | None = None,
 ) -> FoundTokens:
     """Continues each prompt by beam search.
 
@@ -93,19 +91,14 @@ def search_tokens(
         num_beams: int (K), at least 1.
         num_groups: int (G). Divides `num_beams`. Defaults to 1.
         diversity_penalty: float32 (B,). Optional; defaults to 0.
-        prefix: `Prefix`. Optional.
-        prefix_rows: int32 (B,). As in `Decoder.begin`.
 
     Returns:
         `FoundTokens`, beams best first.
     """
-    prefix, prefix_rows = begin_rows(decoder.model, prompts, prefix, prefix_rows)
     # One prefill serves all beams of a row.
-    whole = decoder.prefill(prompts, prefix=prefix, prefix_rows=prefix_rows)
-    limits, finish_reason = row_limits(
-        prompts.finish_reason,
-        max_new_tokens=request.settings.max_new_tokens,
-        room=decoder.context - whole.lengths,
+    whole = decoder.prefill(prompts)
+    limits, finish_reason = prompts.limits(
+        request.settings.max_new_tokens, room=decoder.context - whole.lengths
     )
     num_steps = tf.reduce_max(tf.concat([limits, [0]], axis=0))
     if diversity_penalty is None:

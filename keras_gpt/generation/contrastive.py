@@ -15,7 +15,6 @@ from keras_gpt.generation.feeding import feed
 from keras_gpt.generation.state import (
     DecodeState,
     GeneratedTokens,
-    Prefix,
     Prompts,
     Request,
 )
@@ -57,8 +56,6 @@ def search_contrastively(
     request: Request,
     *,
     settings: ContrastiveSettings,
-    prefix: Prefix | None = None,
-    prefix_rows: tf.Tensor | None = None,
 ) -> GeneratedTokens:
     """Continues each prompt by contrastive search.
 
@@ -68,10 +65,8 @@ def search_contrastively(
         request: `Request` of B rows; of its settings, those of sampling count for
             nothing.
         settings: `ContrastiveSettings` of B rows.
-        prefix: `Prefix`. Optional.
-        prefix_rows: int32 (B,). As in `Decoder.begin`.
     """
-    state = decoder.begin(prompts, request, prefix=prefix, prefix_rows=prefix_rows)
+    state = decoder.begin(prompts, request)
     # Likeness is to hidden states of the whole text, of which a prefix keeps none.
     fed = feed(
         decoder.model,

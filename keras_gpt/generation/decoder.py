@@ -18,7 +18,6 @@ from keras_gpt.generation.state import (
     INVALID_LOGITS,
     LENGTH,
     STOP,
-    UNFINISHED,
     Alternatives,
     DecodeState,
     GeneratedTokens,
@@ -29,7 +28,7 @@ from keras_gpt.generation.state import (
 )
 from keras_gpt.layers import kv_cache
 from keras_gpt.layers.kv_cache import KVCache
-from keras_gpt.sampling.history import History, completed_length, join
+from keras_gpt.sampling.history import History, completed_length
 from keras_gpt.sampling.logits_processors import (
     BANNED_LOGIT,
     LogitsProcessor,
@@ -83,39 +82,18 @@ class Decoder:
         self.text_start = text_start
         self._processors = tuple(processors)
 
-    def begin(
-        self,
-        prompts: Prompts,
-        request: Request,
-        *,
-        prefix: Prefix | None = None,
-        prefix_rows: tf.Tensor | None = None,
-    ) -> DecodeState:
-        """Returns the state before the first token.
-
-        Args:
-            prompts: `Prompts` of B rows, each of at least one token with its prefix,
-                and below the context's length with it.
-            request: `Request`.
-            prefix: `Prefix` of P rows. Optional.
-            prefix_rows: int32 (B,). Row of the prefix that each prompt follows.
-                Defaults to its first in every row.
-        """
-        prefix, prefix_rows = begin_rows(self.model, prompts, prefix, prefix_rows)
-        before = tf.gather(prefix.lengths, prefix_rows)
+    def begin(self, prompts: Prompts, request: Request) -> DecodeState:
+        """Returns the state before the first token, for B rows of each."""
+        before = prompts.prefix_lengths
         lengths = before + prompts.lengths
         most = request.settings.max_new_tokens
-        limits, finish_reason = row_limits(
-            prompts.finish_reason,
-            max_new_tokens=most,
-            room=tf.where(request.slides, most, self.context - lengths),
-        )
+        room = tf.where(request.slides, most, self.context - lengths)
+        limits, finish_reason = prompts.limits(most, room=room)
         size = tf.reduce_max(tf.concat([lengths + limits, [1]], axis=0)) + self._spare
-        token_ids = _joined(prefix, prefix_rows, prompts, size=size)
+        token_ids = prompts.whole(size=size)
         none = tf.zeros_like(lengths)
         shape = tf.shape(token_ids)
         alternatives = tf.concat([shape, [request.num_alternatives]], axis=0)
-        cache = kv_cache.take_rows(prefix.cache, prefix_rows)
         return DecodeState(
             token_ids=token_ids,
             log_probs=tf.zeros(shape),
@@ -130,7 +108,7 @@ class Decoder:
             text_lengths=tf.fill(shape[:1], NOT_FOUND),
             starts=none,
             num_cached=tf.maximum(before - 1, 0),
-            cache=cache,
+            cache=prompts.copy_of_cache(),
             num_drafted=none,
             num_accepted=none,
             draft=self.drafter.begin(shape[0]) if self.drafter else (),
@@ -160,38 +138,24 @@ class Decoder:
         )
         return state
 
-    def generate(
-        self,
-        prompts: Prompts,
-        request: Request,
-        *,
-        prefix: Prefix | None = None,
-        prefix_rows: tf.Tensor | None = None,
-    ) -> GeneratedTokens:
-        """Continues each prompt until it stops; the arguments are those of `begin`."""
-        state = self.begin(prompts, request, prefix=prefix, prefix_rows=prefix_rows)
+    def generate(self, prompts: Prompts, request: Request) -> GeneratedTokens:
+        """Continues each prompt until it stops."""
+        state = self.begin(prompts, request)
         return new_tokens(self.advance(state, request, num_steps=tf.int32.max))
 
-    def prefill(
-        self,
-        prompts: Prompts,
-        *,
-        prefix: Prefix | None = None,
-        prefix_rows: tf.Tensor | None = None,
-    ) -> Prefix:
-        """Computes a `Prefix` of the prompts, at most as long as the context."""
-        prefix, prefix_rows = begin_rows(self.model, prompts, prefix, prefix_rows)
-        before = tf.gather(prefix.lengths, prefix_rows)
+    def prefill(self, prompts: Prompts) -> Prefix:
+        """Computes a `Prefix` of prompts, which others may then follow."""
+        before = prompts.prefix_lengths
         lengths = before + prompts.lengths
         size = tf.reduce_max(tf.concat([lengths, [1]], axis=0))
-        token_ids = _joined(prefix, prefix_rows, prompts, size=size)
+        token_ids = prompts.whole(size=size)
         fed = feed(
             self.model,
             token_ids=token_ids,
             lengths=tf.maximum(lengths - 1, 1),
             num_cached=tf.maximum(before - 1, 0),
-            cache=kv_cache.take_rows(prefix.cache, prefix_rows),
-            num_hidden=tf.constant(1),
+            cache=prompts.copy_of_cache(),
+            num_hidden=1,
         )
         return Prefix(token_ids, lengths, fed.cache)
 
@@ -425,52 +389,6 @@ def new_tokens(state: DecodeState) -> GeneratedTokens:
         text_lengths=state.text_lengths,
         num_drafted=state.num_drafted,
         num_accepted=state.num_accepted,
-    )
-
-
-def begin_rows(
-    model: LanguageModel,
-    prompts: Prompts,
-    prefix: Prefix | None,
-    prefix_rows: tf.Tensor | None,
-) -> tuple[Prefix, tf.Tensor]:
-    """Returns the beginning of each prompt: an empty one where none is given."""
-    if prefix is None:
-        prefix = Prefix.none(model)
-    if prefix_rows is None:
-        prefix_rows = tf.zeros_like(prompts.lengths)
-    return prefix, prefix_rows
-
-
-def row_limits(
-    finish_reason: tf.Tensor, *, max_new_tokens: tf.Tensor, room: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns how many tokens each row may get, and the rows that end at once.
-
-    Args:
-        finish_reason: int32 (B,). Rows with a code get no token.
-        max_new_tokens: int32 (B,).
-        room: int32 (B,). Tokens that the context leaves.
-
-    Returns:
-        int32 (B,), at least 0; and the finish reasons, int32 (B,).
-    """
-    limits = tf.minimum(max_new_tokens, room)
-    is_running = finish_reason == UNFINISHED
-    finish_reason = tf.where(is_running & (limits <= 0), LENGTH, finish_reason)
-    return tf.where(finish_reason == UNFINISHED, limits, 0), finish_reason
-
-
-def _joined(
-    prefix: Prefix, prefix_rows: tf.Tensor, prompts: Prompts, *, size: tf.Tensor
-) -> tf.Tensor:
-    """int32 (B, size). Each prefix and its prompt, without a gap; then zeros."""
-    return join(
-        tf.gather(prefix.token_ids, prefix_rows),
-        tf.gather(prefix.lengths, prefix_rows),
-        prompts.token_ids,
-        prompts.lengths,
-        size=size,
     )
 
 

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple, Protocol
 import tensorflow as tf
 
 from keras_gpt.generation.settings import GenerationSettings
+from keras_gpt.layers import kv_cache
 from keras_gpt.layers.kv_cache import KVCache
-from keras_gpt.sampling.history import History
+from keras_gpt.sampling.history import History, join
 from keras_gpt.sampling.logits_processors import TokenRules
 
 # Codes of `finish_reason`, and their names in exported models.
@@ -95,21 +96,6 @@ class Request(NamedTuple):
         )
 
 
-class Prompts(NamedTuple):
-    """What to continue.
-
-    Attributes:
-        token_ids: int32 (B, T), right-padded.
-        lengths: int32 (B,).
-        finish_reason: int32 (B,). Rows with a code other than `UNFINISHED` are left
-            out.
-    """
-
-    token_ids: tf.Tensor
-    lengths: tf.Tensor
-    finish_reason: tf.Tensor
-
-
 class Prefix(NamedTuple):
     """A beginning that was computed before, for prompts to follow it.
 
@@ -131,6 +117,81 @@ class Prefix(NamedTuple):
             lengths=tf.zeros([1], tf.int32),
             cache=model.empty_cache(1, num_slots=0),
         )
+
+
+class Prompts(NamedTuple):
+    """What to continue: rows of tokens, each behind a row of a prefix.
+
+    Attributes:
+        token_ids: int32 (B, T), right-padded.
+        lengths: int32 (B,). With its prefix, a prompt has a token at least, and is
+            shorter than the model's context.
+        finish_reason: int32 (B,). Rows with a code other than `UNFINISHED` are left
+            out.
+        prefix: `Prefix` of P rows.
+        prefix_rows: int32 (B,). Row of the prefix that each prompt follows.
+    """
+
+    token_ids: tf.Tensor
+    lengths: tf.Tensor
+    finish_reason: tf.Tensor
+    prefix: Prefix
+    prefix_rows: tf.Tensor
+
+    @classmethod
+    def of(
+        cls,
+        model: LanguageModel,
+        token_ids: Any,
+        lengths: Any,
+        finish_reason: tf.Tensor | None = None,
+    ) -> Prompts:
+        """Returns prompts without a prefix, by default all to be continued."""
+        lengths = tf.convert_to_tensor(lengths, tf.int32)
+        none = tf.zeros_like(lengths)
+        return cls(
+            token_ids=tf.convert_to_tensor(token_ids, tf.int32),
+            lengths=lengths,
+            finish_reason=none if finish_reason is None else finish_reason,
+            prefix=Prefix.none(model),
+            prefix_rows=none,
+        )
+
+    @property
+    def prefix_lengths(self) -> tf.Tensor:
+        """int32 (B,). Tokens of each row's prefix."""
+        return tf.gather(self.prefix.lengths, self.prefix_rows)
+
+    def whole(self, *, size: tf.Tensor) -> tf.Tensor:
+        """Returns each prefix and its prompt, int32 (B, size), 0 behind them."""
+        return join(
+            tf.gather(self.prefix.token_ids, self.prefix_rows),
+            self.prefix_lengths,
+            self.token_ids,
+            self.lengths,
+            size=size,
+        )
+
+    def copy_of_cache(self) -> KVCache:
+        """Returns each row's copy of its prefix's cache."""
+        return kv_cache.take_rows(self.prefix.cache, self.prefix_rows)
+
+    def limits(
+        self, max_new_tokens: tf.Tensor, *, room: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns how many tokens each row may get, and the rows that end at once.
+
+        Args:
+            max_new_tokens: int32 (B,).
+            room: int32 (B,). Tokens that the context leaves.
+
+        Returns:
+            int32 (B,), at least 0; and the finish reasons, int32 (B,).
+        """
+        limits = tf.minimum(max_new_tokens, room)
+        is_full = (self.finish_reason == UNFINISHED) & (limits <= 0)
+        finish_reason = tf.where(is_full, LENGTH, self.finish_reason)
+        return tf.where(finish_reason == UNFINISHED, limits, 0), finish_reason
 
 
 class Alternatives(NamedTuple):

@@ -144,7 +144,8 @@ class TextGenerator:
         # A bad row runs as one token, so that it costs its neighbours nothing.
         lengths = tf.where(usable, lengths, 1)
         longest = tf.reduce_max(tf.concat([lengths, [1]], axis=0))
-        return Prompts(tokens[:, :longest].to_tensor(), lengths, finish_reason)
+        token_ids = tokens[:, :longest].to_tensor()
+        return Prompts.of(self.model, token_ids, lengths, finish_reason)
 
 
 class _WithinVocabulary:

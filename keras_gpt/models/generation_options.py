@@ -12,6 +12,19 @@ import numpy as np
 import tensorflow as tf
 
 from keras_gpt.generation import SETTINGS, ContrastiveSettings, GenerationSettings
+from keras_gpt.models.option_values import (
+    by_row,
+    check_count,
+    check_ids,
+    check_setting,
+    forms_of_word,
+    is_id,
+    is_string,
+    is_word,
+    numbers,
+    pad_rows,
+    pad_sequences,
+)
 from keras_gpt.sampling import beam_search
 from keras_gpt.sampling.beam_search import BeamSettings
 from keras_gpt.sampling.logits_processors import LogitsProcessor, TokenRules
@@ -167,11 +180,11 @@ class GenerationOptions:
 
     def __post_init__(self) -> None:
         for name in ("num_beams", "num_beam_groups", "num_return_sequences"):
-            _check_count(name, getattr(self, name), least=1)
-        _check_count("num_alternatives", self.num_alternatives, least=0)
+            check_count(name, getattr(self, name), least=1)
+        check_count("num_alternatives", self.num_alternatives, least=0)
         for name in ("best_of", "num_draft_tokens"):
             if getattr(self, name) is not None:
-                _check_count(name, getattr(self, name), least=1)
+                check_count(name, getattr(self, name), least=1)
         if self.early_stopping not in (True, False, "never"):
             raise ValueError(
                 "early_stopping must be True, False or 'never', "
@@ -306,21 +319,21 @@ class GenerationOptions:
             tokenize: from a string to ids; None where there is no tokenizer.
         """
         biases = self._biases(rows)
-        is_one = _is_string(self.bad_words)
+        is_one = is_string(self.bad_words)
         given_words = [self.bad_words] if is_one else self.bad_words
         words = [
             [
                 form
                 for word in row
-                for form in _forms(word, tokenize)
+                for form in forms_of_word(word, tokenize)
                 if len(form) > 1 or form not in stop_sequences
             ]
-            for row in _by_row("bad_words", given_words, rows, is_item=_is_word)
+            for row in by_row("bad_words", given_words, rows, is_item=is_word)
         ]
         biased = [list(row) for row in biases]
         for name, table in (("logit_bias", biased), ("bad_words", words)):
             ids = (token for row in table for sequence in row for token in sequence)
-            _check_ids(name, ids, vocabulary_size)
+            check_ids(name, ids, vocabulary_size)
         allowed, suppressed, begin_suppressed = (
             self._id_rows(name, rows, vocabulary_size)
             for name in (
@@ -331,7 +344,7 @@ class GenerationOptions:
         )
         return TokenRules(
             bias_sequences=pad_sequences(biased),
-            bias_values=_pad_rows([list(row.values()) for row in biases], np.float32),
+            bias_values=pad_rows([list(row.values()) for row in biases], np.float32),
             bad_words=pad_sequences(words),
             allowed_tokens=allowed,
             suppressed_tokens=suppressed,
@@ -340,9 +353,9 @@ class GenerationOptions:
 
     def _id_rows(self, name: str, rows: int, vocabulary_size: int) -> tf.Tensor:
         """Returns lists of ids as int32 (1 or B, M), padded with -1."""
-        table = _by_row(name, getattr(self, name), rows, is_item=_is_id)
-        _check_ids(name, (token for row in table for token in row), vocabulary_size)
-        return _pad_rows(table, np.int32)
+        table = by_row(name, getattr(self, name), rows, is_item=is_id)
+        check_ids(name, (token for row in table for token in row), vocabulary_size)
+        return pad_rows(table, np.int32)
 
     def _biases(self, rows: int) -> list[dict[tuple[int, ...], float]]:
         given = self.logit_bias
@@ -372,7 +385,7 @@ class GenerationOptions:
         """Returns the stop strings, string (1 or B, K)."""
         given = self.stop_strings
         given = [given] if isinstance(given, str) else given
-        table = _by_row("stop_strings", given, rows, is_item=_is_string)
+        table = by_row("stop_strings", given, rows, is_item=is_string)
         for row in table:
             for string in row:
                 if not string:
@@ -383,18 +396,18 @@ class GenerationOptions:
 
     def beam_settings(self, rows: int) -> tuple[BeamSettings, tf.Tensor]:
         """Returns how each row searches, and its diversity penalty."""
-        diversity = _numbers("diversity_penalty", self.diversity_penalty, rows)
+        diversity = numbers("diversity_penalty", self.diversity_penalty, rows)
         if np.any(diversity < 0.0):
             raise ValueError(
                 f"diversity_penalty must be at least 0, got {self.diversity_penalty!r}."
             )
-        penalty = _numbers("length_penalty", self.length_penalty, rows)
+        penalty = numbers("length_penalty", self.length_penalty, rows)
         early = tf.fill([rows], _EARLY_STOPPING[self.early_stopping])
         return BeamSettings(tf.constant(penalty), early), tf.constant(diversity)
 
     def contrastive_settings(self, rows: int) -> ContrastiveSettings:
         """Returns how each row weighs candidates."""
-        alpha = _numbers("penalty_alpha", self.penalty_alpha, rows)
+        alpha = numbers("penalty_alpha", self.penalty_alpha, rows)
         if np.any((alpha < 0.0) | (alpha > 1.0)):
             raise ValueError(
                 f"penalty_alpha must be in [0, 1], got {self.penalty_alpha!r}."
@@ -408,131 +421,9 @@ class GenerationOptions:
         return ContrastiveSettings(tf.constant(alpha), tf.constant(counts, tf.int32))
 
 
-def check_setting(name: str, value: Any, *, rows: int) -> np.ndarray:
-    """Returns a generation setting as one entry per row.
-
-    Args:
-        name: string. A key of `keras_gpt.generation.SETTINGS`.
-        value: a number, or one per row.
-        rows: int. Number of rows (B).
-
-    Raises:
-        ValueError: if the value has another shape or kind, or is out of range.
-    """
-    dtype, _, rule, holds = SETTINGS[name]
-    array = _one_or_each(name, value, rows)
-    if array.dtype.kind not in ("iu" if dtype.is_integer else "iuf"):
-        kind = "whole" if dtype.is_integer else "real"
-        raise ValueError(f"{name} must be a {kind} number, got {value!r}.")
-    if not dtype.is_integer:
-        with np.errstate(over="ignore"):  # infinity is out of every range
-            array = array.astype(np.float32)
-    if not np.all(holds(array)):
-        raise ValueError(f"{name} must be {rule}, got {value!r}.")
-    limit = np.iinfo(dtype.as_numpy_dtype).max if dtype.is_integer else None
-    if limit is not None and np.any(array > limit):
-        raise ValueError(f"{name} must be at most {limit}, got {value!r}.")
-    return np.broadcast_to(array, [rows])
-
-
-def pad_sequences(rows: Sequence[Sequence[Sequence[int]]]) -> tf.Tensor:
-    """Returns rows of sequences as int32 (B', W, L), padded in front with -1."""
-    width = max(map(len, rows))
-    longest = max([1, *(len(sequence) for row in rows for sequence in row)])
-    table = np.full([len(rows), width, longest], -1, np.int32)
-    for index, row in enumerate(rows):
-        for place, sequence in enumerate(row):
-            table[index, place, longest - len(sequence) :] = sequence
-    return tf.constant(table)
-
-
 def _is_made_here(draft: Any) -> bool:
     return isinstance(draft, str) or hasattr(draft, "backbone")
 
 
 def _equal(value: Any, default: Any) -> bool:
     return value is default or (np.ndim(value) == 0 and value == default)
-
-
-def _check_count(name: str, value: Any, *, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        kind = "a positive integer" if least else "an integer of at least 0"
-        raise ValueError(f"{name} must be {kind}, got {value!r}.")
-
-
-def _one_or_each(name: str, value: Any, rows: int) -> np.ndarray:
-    array = np.asarray(value)
-    if array.ndim > 1 or (array.ndim == 1 and array.shape[0] not in (1, rows)):
-        raise ValueError(
-            f"{name} must be one value or one per prompt ({rows}), got {value!r}."
-        )
-    return array
-
-
-def _numbers(name: str, value: Any, rows: int) -> np.ndarray:
-    """Returns finite float32 numbers (B,)."""
-    array = _one_or_each(name, value, rows)
-    if array.dtype.kind not in "iuf" or not np.isfinite(array).all():
-        raise ValueError(f"{name} must be finite, got {value!r}.")
-    return np.broadcast_to(array.astype(np.float32), [rows])
-
-
-def _is_id(item: Any) -> bool:
-    return isinstance(item, int | np.integer) and not isinstance(item, bool)
-
-
-def _is_string(item: Any) -> bool:
-    return isinstance(item, str | bytes)
-
-
-def _is_word(item: Any) -> bool:
-    return _is_string(item) or (len(item) > 0 and all(map(_is_id, item)))
-
-
-def _by_row(
-    name: str, given: Any, rows: int, *, is_item: Callable[[Any], bool]
-) -> list[list[Any]]:
-    """Returns a list for all rows, or one for each, as a list of lists."""
-    if given is None:
-        return [[]]
-    try:
-        items = [list(given)] if all(map(is_item, given)) else list(map(list, given))
-        is_whole = all(is_item(item) for row in items for item in row)
-    except TypeError:
-        items, is_whole = [], False
-    if not is_whole or len(items) not in (1, rows):
-        raise ValueError(
-            f"{name} must be one list or one per prompt ({rows}), got {given!r}."
-        )
-    return items
-
-
-def _forms(word: Any, tokenize: Callable[[str], list[int]] | None) -> list[list[int]]:
-    """Returns the sequences of ids that a bad word may take."""
-    if not _is_string(word):
-        return [[int(token) for token in word]]
-    if tokenize is None:
-        raise ValueError(
-            f"bad_words must be ids for a model without a tokenizer, got {word!r}."
-        )
-    if not word:
-        raise ValueError("bad_words must not be empty, got ''.")
-    text = word.decode() if isinstance(word, bytes) else word
-    forms = [tokenize(text), tokenize(f" {text}")]
-    return [form for form in forms if form]
-
-
-def _check_ids(name: str, ids: Iterable[int], vocabulary_size: int) -> None:
-    for token in ids:
-        if not 0 <= token < vocabulary_size:
-            raise ValueError(
-                f"{name} must be of ids in [0, {vocabulary_size}), got {token}."
-            )
-
-
-def _pad_rows(rows: list[list[Any]], dtype: Any) -> tf.Tensor:
-    """Returns rows of numbers (B', M): ids padded with -1, others with 0."""
-    width = max(map(len, rows))
-    fill = -1 if np.issubdtype(dtype, np.integer) else 0
-    padded = [row + [fill] * (width - len(row)) for row in rows]
-    return tf.constant(np.array(padded, dtype).reshape([len(rows), width]))

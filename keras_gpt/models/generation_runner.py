@@ -15,27 +15,21 @@ from keras_gpt.generation import (
     INVALID_LOGITS,
     UNFINISHED,
     Decoder,
-    DraftModel,
     Prefix,
-    PromptLookup,
     Prompts,
     Request,
     Stops,
     TextGenerator,
 )
 from keras_gpt.models.debugging import first_invalid_layer
-from keras_gpt.models.generation_options import (
-    GenerationOptions,
-    check_setting,
-    pad_sequences,
-)
+from keras_gpt.models.decoder_cache import DecoderCache
+from keras_gpt.models.generation_options import GenerationOptions
 from keras_gpt.models.generation_results import Continuation, continuations
+from keras_gpt.models.option_values import check_setting, pad_sequences
 from keras_gpt.models.text_stream import TextStream
 from keras_gpt.models.traced_functions import TracedDecoder, TracedTokenizer
 from keras_gpt.sampling import beam_search
 
-# Decoders kept, each with its traces: they differ in user functions and drafters.
-NUM_DECODERS = 4
 # Odd, so that multiples are distinct: 2**64 over the golden ratio (Knuth 1998, 6.4).
 SEED_STRIDE = 0x9E3779B97F4A7C15
 STEPS_AT_ONCE = 4  # between two looks at the clock
@@ -105,7 +99,7 @@ class GenerationRunner:
         self.backbone = backbone
         self.context: int = backbone.config.max_sequence_length
         self._preprocessor = preprocessor
-        self._decoders: dict[Any, TracedDecoder] = {}
+        self._decoders = DecoderCache(backbone, self._new_decoder)
         self._tokenizer = preprocessor and TracedTokenizer(self.text_generator())
 
     @property
@@ -130,59 +124,12 @@ class GenerationRunner:
 
     def decoder(self, options: GenerationOptions | None = None) -> TracedDecoder:
         """Returns the traced decoder for the functions and the drafter of a call."""
-        options = options or GenerationOptions()
-        draft: Any = options.draft
-        if hasattr(draft, "backbone"):
-            # LoRA and quantization change the variables, hence the graph.
-            draft = tuple(id(variable) for variable in draft.backbone.variables)
-        elif not isinstance(draft, str | None):
-            draft = id(draft)
-        key = (
-            tuple(map(id, options.logits_processors)),
-            (draft, options.num_draft_tokens),
-        )
-        if key not in self._decoders:
-            self._decoders[key] = TracedDecoder(self._new_decoder(options))
-            while len(self._decoders) > NUM_DECODERS:
-                self._decoders.pop(next(iter(self._decoders)))
-        # Used last, dropped last.
-        self._decoders[key] = self._decoders.pop(key)
-        return self._decoders[key]
+        return self._decoders.get(options or GenerationOptions())
 
-    def _new_decoder(self, options: GenerationOptions) -> Decoder:
-        parts: dict[str, Any] = {
-            "processors": options.logits_processors,
-            "drafter": self._drafter(options),
-        }
+    def _new_decoder(self, **parts: Any) -> Decoder:
         if self._preprocessor is None:
             return Decoder(self.backbone, **parts)
         return self.text_generator(**parts).decoder
-
-    def _drafter(self, options: GenerationOptions) -> Any:
-        draft, count = options.draft, options.num_draft_tokens
-        if draft is None:
-            return None
-        given = {} if count is None else {"num_tokens": count}
-        if isinstance(draft, str):
-            if draft != "prompt_lookup":
-                raise ValueError(
-                    "draft must be 'prompt_lookup', a model or a drafter, "
-                    f"got {draft!r}."
-                )
-            return PromptLookup(**given)
-        if hasattr(draft, "propose"):
-            return draft
-        if not hasattr(draft, "backbone"):
-            raise ValueError(
-                "draft must be 'prompt_lookup', a model or a drafter, "
-                f"got {draft!r:.80}."
-            )
-        ours, its = (x.config.vocabulary_size for x in (self.backbone, draft.backbone))
-        if ours != its:
-            raise ValueError(
-                f"draft must have the model's vocabulary of {ours} tokens, got {its}."
-            )
-        return DraftModel(draft.backbone, **given)
 
     def encode(self, texts: tf.Tensor, *, prefix: PromptPrefix | None) -> list[Any]:
         """Returns the ids that prompts, or what follows a prefix, become."""
@@ -329,9 +276,9 @@ class GenerationRunner:
             raise ValueError("inputs must have a prompt to prefill, got none.")
         state, rows = self.prefix_of(prefix, len(token_ids))
         self._check_lengths(token_ids, state.lengths.numpy()[rows])
-        return self.decoder().prefill(_prompts(token_ids), state, tf.constant(rows))
+        return self.decoder().prefill(_prompts(token_ids, state, rows))
 
-    def _start(self, batch: Batch) -> tuple[Prompts, Request, Prefix, tf.Tensor]:
+    def _start(self, batch: Batch) -> tuple[Prompts, Request]:
         """Returns what a decoder begins with."""
         options = batch.options
         prefix, prefix_rows = self.prefix_of(options.prefix, len(batch.token_ids))
@@ -342,14 +289,13 @@ class GenerationRunner:
         self._check_lengths(token_ids, before)
         lengths = before + np.array([len(ids) for ids in token_ids], np.int32)
         request = self._request(batch, lengths)
-        prompts, copies = _prompts(token_ids), options.num_draws
-        rows = tf.constant(prefix_rows)
+        prompts, copies = _prompts(token_ids, prefix, prefix_rows), options.num_draws
         if copies > 1:
             # What the draws of a prompt share is computed once.
-            prefix = self.decoder().prefill(prompts, prefix, rows)
-            rows = tf.repeat(tf.range(len(token_ids)), copies)
-            prompts = _prompts([np.zeros(0, np.int32)] * (len(token_ids) * copies))
-        return prompts, request, prefix, rows
+            whole = self.decoder().prefill(prompts)
+            rows = np.repeat(np.arange(len(token_ids), dtype=np.int32), copies)
+            prompts = _prompts([np.zeros(0, np.int32)] * len(rows), whole, rows)
+        return prompts, request
 
     def _truncated(self, batch: Batch) -> list[np.ndarray]:
         """Returns the last tokens of the prompts that are too long."""
@@ -491,15 +437,19 @@ def _as_arrays(tensors: Any) -> Any:
     return tf.nest.map_structure(lambda tensor: tensor.numpy(), tensors)
 
 
-def _prompts(token_ids: Sequence[np.ndarray]) -> Prompts:
+def _prompts(
+    token_ids: Sequence[np.ndarray], prefix: Prefix, prefix_rows: np.ndarray
+) -> Prompts:
     lengths = [len(ids) for ids in token_ids]
     table = np.zeros([len(token_ids), max(lengths, default=0)], np.int32)
     for row, ids in enumerate(token_ids):
         table[row, : len(ids)] = ids
     return Prompts(
-        tf.constant(table),
-        tf.constant(lengths, tf.int32),
-        tf.fill([len(lengths)], UNFINISHED),
+        token_ids=tf.constant(table),
+        lengths=tf.constant(lengths, tf.int32),
+        finish_reason=tf.fill([len(lengths)], UNFINISHED),
+        prefix=prefix,
+        prefix_rows=tf.constant(prefix_rows),
     )
 
 

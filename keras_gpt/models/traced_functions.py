@@ -32,7 +32,6 @@ _REALS = tf.TensorSpec([None], tf.float32)
 _ROWS_OF_INTEGERS = tf.TensorSpec([None, None], tf.int32)
 _SEQUENCES = tf.TensorSpec([None, None, None], tf.int32)
 _TEXT = tf.TensorSpec([None], tf.string)
-_PROMPTS = Prompts(_ROWS_OF_INTEGERS, _INTEGERS, _INTEGERS)
 _REQUEST = Request(
     settings=GenerationSettings(
         *(tf.TensorSpec([None], setting.dtype) for setting in SETTINGS.values())
@@ -90,12 +89,12 @@ class TracedDecoder:
         decoder: `Decoder`.
 
     Attributes:
-        generate: `Prompts`, `Request`, `Prefix` and its rows (B,) to
-            `GeneratedTokens`.
+        generate: `Prompts` and `Request` to `GeneratedTokens`.
         contrast: the same and `ContrastiveSettings` to `GeneratedTokens`.
         begin: as `generate`, to a `DecodeState`.
-        prefill: `Prompts`, `Prefix` and its rows to a `Prefix`.
+        prefill: `Prompts` to a `Prefix`.
         new_tokens: `DecodeState` to `GeneratedTokens`.
+        empty_prefix: a `Prefix` of no tokens.
         score: ids (B, N) and the id before them, to log-probabilities (B, N).
     """
 
@@ -103,44 +102,36 @@ class TracedDecoder:
         self._decoder = decoder
         self._searches: dict[tuple[int, int], Any] = {}
         self._advance: Any = None
-        empty = Prefix.none(decoder.model)
-        self._prefix = Prefix(
+        self.empty_prefix = Prefix.none(decoder.model)
+        prefix = Prefix(
             _ROWS_OF_INTEGERS,
             _INTEGERS,
-            tf.nest.map_structure(_growing_spec, empty.cache),
+            tf.nest.map_structure(_growing_spec, self.empty_prefix.cache),
         )
-        start = [_PROMPTS, _REQUEST, self._prefix, _INTEGERS]
+        self._prompts = Prompts(
+            _ROWS_OF_INTEGERS, _INTEGERS, _INTEGERS, prefix, _INTEGERS
+        )
 
-        @_traced(start)
-        def generate(prompts: Any, request: Any, prefix: Any, rows: Any) -> Any:
-            return decoder.generate(prompts, request, prefix=prefix, prefix_rows=rows)
+        @_traced([self._prompts, _REQUEST])
+        def generate(prompts: Any, request: Any) -> Any:
+            return decoder.generate(prompts, request)
 
-        @_traced([*start, ContrastiveSettings(_REALS, _INTEGERS)])
-        def contrast(
-            prompts: Any, request: Any, prefix: Any, rows: Any, settings: Any
-        ) -> Any:
-            return search_contrastively(
-                decoder,
-                prompts,
-                request,
-                settings=settings,
-                prefix=prefix,
-                prefix_rows=rows,
-            )
+        @_traced([self._prompts, _REQUEST, ContrastiveSettings(_REALS, _INTEGERS)])
+        def contrast(prompts: Any, request: Any, settings: Any) -> Any:
+            return search_contrastively(decoder, prompts, request, settings=settings)
 
-        @_traced(start)
-        def begin(prompts: Any, request: Any, prefix: Any, rows: Any) -> Any:
-            return decoder.begin(prompts, request, prefix=prefix, prefix_rows=rows)
+        @_traced([self._prompts, _REQUEST])
+        def begin(prompts: Any, request: Any) -> Any:
+            return decoder.begin(prompts, request)
 
-        @_traced([_PROMPTS, self._prefix, _INTEGERS])
-        def prefill(prompts: Any, prefix: Any, rows: Any) -> Any:
-            return decoder.prefill(prompts, prefix=prefix, prefix_rows=rows)
+        @_traced([self._prompts])
+        def prefill(prompts: Any) -> Any:
+            return decoder.prefill(prompts)
 
         @_traced([_ROWS_OF_INTEGERS, _INTEGER])
         def score(token_ids: Any, start_id: Any) -> Any:
             return score_tokens(decoder.model, token_ids, start_id=start_id)
 
-        self.empty_prefix = empty
         self.generate, self.contrast = generate, contrast
         self.begin, self.prefill, self.score = begin, prefill, score
         self.new_tokens = tf.function(
@@ -168,20 +159,10 @@ class TracedDecoder:
             return self._searches[key]
         decoder = self._decoder
 
-        @_traced(
-            [
-                *(_PROMPTS, _REQUEST, self._prefix, _INTEGERS),
-                *(BeamSettings(_REALS, _INTEGERS), _REALS),
-            ]
-        )
-        def search(
-            prompts: Any,
-            request: Any,
-            prefix: Any,
-            rows: Any,
-            settings: Any,
-            diversity_penalty: Any,
-        ) -> Any:
+        settings_spec = BeamSettings(_REALS, _INTEGERS)
+
+        @_traced([self._prompts, _REQUEST, settings_spec, _REALS])
+        def search(prompts: Any, request: Any, settings: Any, diversity: Any) -> Any:
             return search_tokens(
                 decoder,
                 prompts,
@@ -189,9 +170,7 @@ class TracedDecoder:
                 settings=settings,
                 num_beams=num_beams,
                 num_groups=num_groups,
-                diversity_penalty=diversity_penalty,
-                prefix=prefix,
-                prefix_rows=rows,
+                diversity_penalty=diversity,
             )
 
         self._searches[key] = search

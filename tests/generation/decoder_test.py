@@ -11,7 +11,6 @@ from keras_gpt import (
     generation,
 )
 from keras_gpt.generation import (
-    UNFINISHED,
     Decoder,
     GenerationSettings,
     Prompts,
@@ -42,12 +41,8 @@ def settings_of(rows, *, max_new_tokens=8, temperature=0.0, seed=0, **knobs):
 
 
 def generate_tokens(backbone, prompt_ids, prompt_lengths, settings, stop_ids=()):
-    prompts = Prompts(
-        tf.constant(prompt_ids),
-        tf.constant(prompt_lengths),
-        tf.fill([len(prompt_lengths)], UNFINISHED),
-    )
     request = Request.of(settings, stops=Stops.at(list(stop_ids)))
+    prompts = Prompts.of(backbone, prompt_ids, prompt_lengths)
     return Decoder(backbone).generate(prompts, request)
 
 
@@ -460,9 +455,6 @@ def test_rounds_end_with_the_last_row(causal_lm):
     stops = [row[3] for row in free]
     lengths = [min(row.index(stop) for stop in stops if stop in row) for row in free]
     request = Request.of(settings_of(2, max_new_tokens=60), stops=Stops.at(stops))
-    got = decoder.generate(
-        Prompts(tf.constant(prompts), tf.constant([3, 3]), tf.fill([2], UNFINISHED)),
-        request,
-    )
+    got = decoder.generate(Prompts.of(causal_lm.backbone, prompts, [3, 3]), request)
     assert got.num_tokens.numpy().tolist() == lengths
     assert len(rounds) == max(lengths) + 1  # the stop token takes a round too
