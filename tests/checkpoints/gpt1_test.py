@@ -65,6 +65,23 @@ def test_text_goes_on_as_transformers_decodes_it(folder, peer, golden_gpt1):
     assert lm.generate(prompt, max_new_tokens=0) == prompt
 
 
+def test_stop_strings_and_streams_know_that_words_end_in_spaces(folder):
+    lm = GPTCausalLM.from_preset(folder)
+    options = {"max_new_tokens": 12, "stop_token_ids": None, "seed": 2}
+    free = lm.generate("the king", strip_prompt=True, **options)
+    for begin in range(len(free) - 3):
+        string = free[begin : begin + 3]
+        got = lm.generate(
+            "the king", strip_prompt=True, stop_strings=[string], **options
+        )
+        assert got == free.partition(string)[0]
+        pieces = lm.stream(
+            "the king", tokens_per_call=1, stop_strings=[string], **options
+        )
+        assert "".join(pieces) == got
+    assert "".join(lm.stream("the king", tokens_per_call=2, **options)) == free
+
+
 def test_round_trip_and_export(folder, tmp_path):
     lm = GPTCausalLM.from_preset(folder)
     save_huggingface(lm, tmp_path / "out")
