@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from typing import Any
@@ -15,7 +13,7 @@ from typing import Any
 from absl import flags as absl_flags
 
 from keras_gpt import GPTConfig, GPTTokenizer
-from keras_gpt.tools.benchmarks import decode_sides
+from keras_gpt.tools.benchmarks import decode_sides, own_process
 from keras_gpt.tools.benchmarks.decode_prompts import (
     made_tokenizer,
     plain_prompts,
@@ -97,17 +95,8 @@ def _job(folder: str, prompts: list[str], **numbers: Any) -> dict[str, Any]:
 
 def _in_own_process(work: str, job: dict[str, Any]) -> Any:
     # -P: the script's folder has names of modules of the standard library.
-    process = subprocess.run(  # noqa: S603
-        [sys.executable, "-P", decode_sides.__file__, work],
-        input=json.dumps(job),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if process.returncode:
-        last = (process.stderr.strip().splitlines() or ["no message"])[-1]
-        raise RuntimeError(f"the measurement of {work} failed: {last}")
-    return json.loads(process.stdout.splitlines()[-1])
+    script = ["-P", decode_sides.__file__, work]
+    return own_process.measured(script, name=work, job=job)
 
 
 def _peers(

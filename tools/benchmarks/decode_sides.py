@@ -18,6 +18,7 @@ import importlib
 import json
 import os
 import resource
+import runpy
 import statistics
 import sys
 import time
@@ -151,13 +152,9 @@ def _load_saved_model(job: Job) -> tuple[Any, Generate]:
 
 
 def _signature_defaults(folder: str, signature: str) -> dict[str, Any]:
-    import tensorflow as tf
-    from tensorflow.core.protobuf import saved_model_pb2
-
-    saved = saved_model_pb2.SavedModel()
-    saved.ParseFromString(Path(folder, "saved_model.pb").read_bytes())
-    defaults = saved.meta_graphs[0].signature_def[signature].defaults
-    return {name: tf.constant(tf.make_ndarray(x)) for name, x in defaults.items()}
+    # By its path: to import it would be to import the library.
+    runner = Path(__file__).parents[2] / "export" / "run_saved_model.py"
+    return runpy.run_path(str(runner))["signature_defaults"](folder)[signature]
 
 
 def export(job: Job) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 from absl import flags as absl_flags
+
+from keras_gpt.tools.benchmarks import own_process
 
 # Architecture overrides, context and batch of each measured step.
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -72,17 +73,8 @@ def _print(name: str, result: dict[str, Any]) -> None:
 
 
 def _in_own_process(side: str, name: str, seconds: float) -> float:
-    command = [sys.executable, "-m", "keras_gpt.tools.benchmarks.train"]
-    process = subprocess.run(  # noqa: S603
-        [*command, side, name, str(seconds)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if process.returncode:
-        last = (process.stderr.strip().splitlines() or ["no message"])[-1]
-        raise RuntimeError(f"the measurement of {side} failed: {last}")
-    return float(json.loads(process.stdout.splitlines()[-1]))
+    module = "keras_gpt.tools.benchmarks.train"
+    return own_process.measured(["-m", module, side, name, str(seconds)], name=side)
 
 
 def _tokens_per_second(
