@@ -325,33 +325,30 @@ class TFGPT2LMHeadModel:
                 f"got {max_new_tokens + ids.shape[1]}."
             )
         method: dict[str, Any] = {"temperature": 0.0}
-        copies = num_return_sequences
         if num_beams > 1:
             _check_method(do_sample, "do_sample must be False for num_beams above 1.")
             method = {
                 "num_beams": num_beams,
                 "length_penalty": length_penalty,
                 "early_stopping": early_stopping,
-                "num_return_sequences": num_return_sequences,
             }
-            copies = 1
         elif penalty_alpha and top_k > 1 and not do_sample:
             method = {"penalty_alpha": penalty_alpha, "top_k": top_k}
         elif do_sample:
             method = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
             method["seed"] = seed
         _check_method(
-            copies > 1 and (not do_sample or seed is not None),
+            num_return_sequences > 1 and not do_sample and num_beams == 1,
             "num_return_sequences must be 1, unless num_beams is above 1 or do_sample "
-            f"True without a seed, got {num_return_sequences}.",
+            f"True, got {num_return_sequences}.",
         )
-        ids, mask = (np.repeat(each, copies, axis=0) for each in (ids, mask))
         new = self._lm.generate(
             _right_padded(ids, mask),
             max_new_tokens=max_new_tokens,
             max_length=self.backbone.config.max_sequence_length,
             stop_token_ids=None if end_id is None else [end_id],
             strip_prompt=True,
+            num_return_sequences=num_return_sequences,
             repetition_penalty=repetition_penalty,
             no_repeat_ngram_size=no_repeat_ngram_size,
             min_new_tokens=min_new_tokens,
@@ -360,8 +357,8 @@ class TFGPT2LMHeadModel:
             begin_suppress_tokens=begin_suppress_tokens,
             **method,
         )
-        beams = len(new["token_ids"]) // len(ids)
-        ids, mask = (np.repeat(each, beams, axis=0) for each in (ids, mask))
+        copies = len(new["token_ids"]) // len(ids)
+        ids, mask = (np.repeat(each, copies, axis=0) for each in (ids, mask))
         room = self.backbone.config.max_sequence_length - mask.sum(axis=1)
         pad_id = (end_id or 0) if pad_token_id is None else pad_token_id
         rows = _with_end(

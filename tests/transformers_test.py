@@ -126,6 +126,8 @@ def test_draws(their_tokenizer, model):
     several = model.generate(ids, num_return_sequences=4, **options).numpy()
     assert len(several) == 4 and len({row.tobytes() for row in several}) == 4
     assert (several[:, : ids.shape[1]] == ids.numpy()).all()
+    seeded = model.generate(ids, seed=3, num_return_sequences=2, **options).numpy()
+    np.testing.assert_array_equal(seeded[:1, : first.shape[1]], first)
 
 
 def test_default_length_is_transformers_own(their_tokenizer, model):
