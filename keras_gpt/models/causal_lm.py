@@ -229,10 +229,10 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
                 f"tokens_per_call must be at least 1, got {tokens_per_call}."
             )
         is_drawn = not chosen.searches and not chosen.contrasts
-        if not is_drawn or chosen.num_draws > 1 or chosen.max_time is not None:
+        if not is_drawn or chosen.num_draws > 1:
             raise ValueError(
                 "stream draws one text: num_beams, best_of and num_return_sequences "
-                "must be 1, penalty_alpha and max_time None."
+                "must be 1 and penalty_alpha None."
             )
         (batch,), _ = self._prompt_batches(prompt)
         _, call = self._batch(batch, max_length, stop_token_ids, chosen)
@@ -304,7 +304,7 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
         for row, data in enumerate(texts.numpy()):
             check_utf8(data, row)
         token_ids = rows.to_tensor()
-        start_id = tf.constant(runner.text_generator().start_id)
+        start_id = tf.constant(runner.tokenizer.start_id)
         log_probs = runner.decoder().score(token_ids, start_id).numpy()
         return [
             TextScore(ids[:length], found[:length], float(found[:length].sum()))
@@ -364,7 +364,6 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
             if options.prefix is not None:
                 default_length = self.backbone.config.max_sequence_length
         else:
-            self._runner().prefix_of(options.prefix, len(batch))  # or an error
             token_ids = self._runner().encode(batch, prefix=options.prefix)
             prompts = _with_prefixes(batch.numpy().tolist(), options.prefix)
             default_length = self.preprocessor.sequence_length

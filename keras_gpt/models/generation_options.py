@@ -46,6 +46,7 @@ _NOT_OF_BEAMS = (
     *(*_SAMPLING, "top_k", "penalty_alpha", "best_of", "draft", "sliding_window"),
     *("max_time", "num_alternatives"),
 )
+_ONLY_OF_BEAMS = ("length_penalty", "early_stopping", "diversity_penalty")
 _NOT_OF_CONTRAST = (
     *(*_SAMPLING, "best_of", "draft", "sliding_window", "max_time"),
     "num_return_sequences",
@@ -112,8 +113,9 @@ class GenerationOptions:
         num_beam_groups: int that divides `num_beams`. Groups of beams that keep away
             from each other (Vijayakumar et al. 2018). Defaults to 1.
         diversity_penalty: float, at least 0. How strongly. Defaults to 0.
-        num_return_sequences: int. Texts for each prompt: the best beams, fewer where
-            there are no more, or draws, in no order. Defaults to 1.
+        num_return_sequences: int. Texts for each prompt: draws, in no order, or the
+            best beams, and where there are too few, empty texts of score -inf.
+            Defaults to 1.
         best_of: int, at least `num_return_sequences`. Draws of which the likeliest,
             by the mean of their tokens' log-probabilities, are returned, best first.
             Defaults to as many as are returned.
@@ -246,6 +248,8 @@ class GenerationOptions:
                     "num_return_sequences must be at most num_beams, "
                     f"{self.num_beams}, got {self.num_return_sequences}."
                 )
+        else:
+            self._refuse(_ONLY_OF_BEAMS, "num_beams=1")
         if self.contrasts:
             self._refuse(_NOT_OF_CONTRAST, "penalty_alpha")
         if self.num_beams % self.num_beam_groups:

@@ -133,6 +133,7 @@ class GenerationRunner:
 
     def encode(self, texts: tf.Tensor, *, prefix: PromptPrefix | None) -> list[Any]:
         """Returns the ids that prompts, or what follows a prefix, become."""
+        self.prefix_of(prefix, len(texts))  # or an error
         for row, data in enumerate(texts.numpy()):
             check_utf8(data, row)
         traced = self.tokenizer
@@ -163,12 +164,12 @@ class GenerationRunner:
                 f"num_beams must be at most the vocabulary's {size} tokens, "
                 f"got {options.num_beams}."
             )
-        start = self._start(batch)
+        prompts, request = self._start(batch)
         settings, diversity = options.beam_settings(rows)
         search = self.decoder(options).search(
             options.num_beams, options.num_beam_groups
         )
-        found = _as_arrays(search(*start, settings, diversity))
+        found = _as_arrays(search(prompts, request, settings, diversity))
         self._check_logits(
             batch,
             found._replace(
@@ -177,35 +178,34 @@ class GenerationRunner:
                 token_ids=found.token_ids[:, 0],
             ),
         )
-        wanted = options.num_return_sequences
+        # Places of beams that were never filled come last, and hold no tokens.
+        is_there = found.scores > beam_search.LOWEST_SCORE
+        found = found._replace(scores=np.where(is_there, found.scores, -np.inf))
         results = []
         for row in range(rows):
             reasons = [FINISH_REASONS[code] for code in found.finish_reason[row]]
             beams = type(found)(*(field[row] for field in found))
             texts = self._texts(beams.token_ids, beams.num_tokens, beams.text_lengths)
             each = continuations(beams, texts, reasons=reasons, scores=beams.scores)
-            # Places of beams that were never filled come last.
-            there = [beam for beam in each if beam.score > beam_search.LOWEST_SCORE]
-            results.append((there or each[:1])[:wanted])
+            results.append(each[: options.num_return_sequences])
         return BatchResult(results)
 
     def _draw(self, batch: Batch, *, timed: bool) -> BatchResult:
         options, copies = batch.options, batch.options.num_draws
         started = time.monotonic()
         decoder = self.decoder(options)
-        start = self._start(batch)
+        prompts, request = self._start(batch)
         first = None
         if options.contrasts:
             settings = options.contrastive_settings(len(batch.token_ids))
-            tokens = decoder.contrast(*start, settings)
+            tokens = decoder.contrast(prompts, request, settings)
         elif timed or options.max_time is not None:
-            state = decoder.begin(*start)
-            state = decoder.advance(state, start[1], 1)
+            state = decoder.advance(decoder.begin(prompts, request), request, 1)
             first = time.monotonic() - started
-            state = self._advance(state, start[1], options, started=started)
+            state = self._advance(state, request, options, started=started)
             tokens = decoder.new_tokens(state)
         else:
-            tokens = decoder.generate(*start)
+            tokens = decoder.generate(prompts, request)
         tokens = _as_arrays(tokens)
         self._check_logits(batch, tokens)
         reasons = [FINISH_REASONS[code] or "time" for code in tokens.finish_reason]
@@ -237,26 +237,26 @@ class GenerationRunner:
         decoder = self.decoder(options)
         if options.max_time is None:
             return decoder.advance(state, request, UNLIMITED)
-        while (
-            time.monotonic() - started < options.max_time
-            and state.is_running.numpy().any()
-        ):
+        while _has_time(options, started) and state.is_running.numpy().any():
             state = decoder.advance(state, request, STEPS_AT_ONCE)
         return state
 
     def stream(self, batch: Batch, *, tokens_per_call: int) -> Iterator[str]:
         """Returns the pieces of one prompt's continuation as they come."""
-        decoder = self.decoder(batch.options)
-        start = self._start(batch)  # now, so that errors come before the first piece
-        strings = batch.options.stop_strings_by_row(1).numpy()[0].tolist()
+        decoder, options = self.decoder(batch.options), batch.options
+        # Now, so that errors come before the first piece.
+        prompts, request = self._start(batch)
+        strings = options.stop_strings_by_row(1).numpy()[0].tolist()
 
         def pieces() -> Iterator[str]:
-            text, is_running, state = TextStream(strings), True, decoder.begin(*start)
+            started, text, is_running = time.monotonic(), TextStream(strings), True
+            state = decoder.begin(prompts, request)
             while is_running:
-                state = decoder.advance(state, start[1], tokens_per_call)
+                state = decoder.advance(state, request, tokens_per_call)
                 tokens = _as_arrays(decoder.new_tokens(state))
                 self._check_logits(batch, tokens)
                 is_running = bool(tokens.finish_reason[0] == UNFINISHED)
+                is_running &= _has_time(options, started)
                 count = tokens.num_tokens
                 if is_running:
                     ids = tokens.token_ids[0].tolist()
@@ -421,6 +421,11 @@ class GenerationRunner:
                 f"logits must be finite, got NaN or infinity in row {row} after "
                 f"{count} new tokens: they began in {layer}."
             )
+
+
+def _has_time(options: GenerationOptions, started: float) -> bool:
+    limit = options.max_time
+    return limit is None or time.monotonic() - started < limit
 
 
 def check_utf8(data: bytes, row: int) -> None:

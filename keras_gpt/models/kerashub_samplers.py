@@ -20,7 +20,7 @@ class SamplerOptions(NamedTuple):
 
 
 def options_of_sampler(sampler: Any) -> SamplerOptions:
-    """Translates a KerasHub sampler.
+    """Translates a KerasHub sampler; its seed stays behind, as `generate` has one.
 
     Raises:
         ValueError: if it is of a kind that has no counterpart.

@@ -61,9 +61,12 @@ class TracedTokenizer:
         tokenize: text (B,) to ids, ragged int32 (B, None).
         detokenize: ids (B, N), their numbers (B,) and bytes to keep (B,) to string
             (B,).
+        start_id: int. The token from which an empty prompt starts.
     """
 
     def __init__(self, generator: TextGenerator) -> None:
+        self.start_id = generator.start_id
+
         @_traced([_TEXT])
         def prompt_tokens(text: Any) -> Any:
             return generator.prompt_tokens(text)

@@ -107,12 +107,12 @@ def test_speculation_takes_fewer_rounds(causal_lm):
 
     chosen = GenerationOptions(draft=causal_lm, num_draft_tokens=5, **options)
     _, batch = causal_lm._batch(tf.constant(["The"]), None, None, chosen)
-    decoder, start = runner.decoder(chosen), runner._start(batch)
-    state = decoder.begin(*start)
+    decoder, (prompts, request) = runner.decoder(chosen), runner._start(batch)
+    state = decoder.begin(prompts, request)
     counts = []
     while state.is_running.numpy().any():
         before = int(state.lengths[0])
-        state = decoder.advance(state, start[1], 1)
+        state = decoder.advance(state, request, 1)
         counts.append(int(state.lengths[0]) - before)
     assert counts == [6, 6, 6, 6]
 

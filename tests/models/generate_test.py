@@ -255,6 +255,16 @@ def test_a_stream_never_shows_what_a_stop_takes_back(causal_lm):
             assert "".join(pieces) == text.text
 
 
+def test_time_ends_a_stream(causal_lm):
+    options = {"seed": 3, "sliding_window": True, "stop_token_ids": None}
+    long = causal_lm.stream("a", max_new_tokens=10**6, max_time=0.3, **options)
+    text = "".join(long)
+    assert text and len(text) < 10**5
+    whole = causal_lm.generate("a", max_new_tokens=30, strip_prompt=True, **options)
+    # Its end may be half a character.
+    assert whole.startswith(text[:10]) or text.startswith(whole[:10])
+
+
 def test_pieces_are_whole_characters():
     text = "naïve 中文 🙂 stop end".encode()
     stream = TextStream([b"stop"])
@@ -276,12 +286,12 @@ def test_a_state_goes_on_where_it_rests(causal_lm):
     options = GenerationOptions(seed=3, max_new_tokens=[20, 5, 9, 20])
     runner = causal_lm._runner()
     _, batch = causal_lm._batch(tf.constant(PROMPTS), None, "auto", options)
-    start = runner._start(batch)
-    whole = runner.decoder().generate(*start)
+    prompts, request = runner._start(batch)
+    whole = runner.decoder().generate(prompts, request)
     for steps in (1, 4, 16):
-        state = runner.decoder().begin(*start)
+        state = runner.decoder().begin(prompts, request)
         while state.is_running.numpy().any():
-            state = runner.decoder().advance(state, start[1], steps)
+            state = runner.decoder().advance(state, request, steps)
             # The state's tensors are all that there is to it.
             state = tf.nest.map_structure(
                 lambda x: tf.io.parse_tensor(tf.io.serialize_tensor(x), x.dtype), state
@@ -299,6 +309,8 @@ def test_a_state_goes_on_where_it_rests(causal_lm):
     ("options", "message"),
     [
         ({"num_beams": 301}, "num_beams must be at most the vocabulary's 300"),
+        ({"length_penalty": 2.0}, "length_penalty must not be given with num_beams=1"),
+        ({"diversity_penalty": 1.0}, "diversity_penalty must not be given"),
         ({"best_of": 0}, "best_of must be a positive integer, got 0"),
         ({"best_of": 2, "num_return_sequences": 3}, "best_of must be at least num_ret"),
         ({"num_beams": 4, "num_beam_groups": 3}, "num_beam_groups must divide num_b"),
@@ -343,7 +355,7 @@ def test_unknown_options_are_named(causal_lm):
         ({"prompt": ["a"]}, "prompt must be one string, got list"),
         ({"prompt": "a", "tokens_per_call": 0}, "tokens_per_call must be at least 1"),
         ({"prompt": "a", "num_beams": 2}, "stream draws one text"),
-        ({"prompt": "a", "max_time": 1.0}, "stream draws one text"),
+        ({"prompt": "a", "penalty_alpha": 0.6}, "stream draws one text"),
         ({"prompt": "a", "temperature": -1.0}, "temperature must be finite"),
         ({"prompt": "word " * 200}, "shorter than the context of 64 tokens"),
     ],
@@ -429,12 +441,14 @@ def test_banned_tokens_never_come_by_any_method(causal_lm):
         texts = [got.token_ids] if isinstance(got.text, str) else got.token_ids
         for ids in texts:
             assert set(ids.tolist()) <= {40, 41} and len(ids) == 8
-    # With one token allowed there is one beam, and not three more of banned ones.
+    # With one token allowed there is one beam, and no three more of banned ones.
     only = causal_lm.generate(
         "The", **{**options, "allowed_token_ids": [40]}, num_beams=4,
         num_return_sequences=4,
     )  # fmt: skip
-    assert [ids.tolist() for ids in only.token_ids] == [[40] * 8]
+    assert [ids.tolist() for ids in only.token_ids] == [[40] * 8, [], [], []]
+    assert only.score[0] > only.score[1] == -np.inf
+    assert only.text[1:] == ["The"] * 3
 
 
 def test_a_prefix_of_another_model_is_refused(causal_lm, tokenizer):
