@@ -4,40 +4,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_gpt import (
-    GPTBackbone,
-    GPTCausalLM,
-    GPTCausalLMPreprocessor,
-    generation,
-)
-from keras_gpt.generation import (
-    Decoder,
-    GenerationSettings,
-    Prompts,
-    Request,
-    Stops,
-    search_tokens,
-)
-from keras_gpt.sampling.beam_search import BeamSettings
+from keras_gpt import GPTBackbone, GPTCausalLM, GPTCausalLMPreprocessor, generation
+from keras_gpt.generation import Decoder, Prompts, Request, Stops
 
 PROMPTS = ["The king", "", "a\n\nb said", "O", "my lord, what say you to the"]
-
-
-def settings_of(rows, *, max_new_tokens=8, temperature=0.0, seed=0, **knobs):
-    given = {
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "seed": seed,
-        **knobs,
-    }
-    return GenerationSettings(
-        **{
-            name: tf.fill(
-                [rows], tf.constant(given.get(name, setting.default), setting.dtype)
-            )
-            for name, setting in generation.SETTINGS.items()
-        }
-    )
 
 
 def generate_tokens(backbone, prompt_ids, prompt_lengths, settings, stop_ids=()):
@@ -55,21 +25,17 @@ def greedy_oracle(backbone, prompt, count):
     return ids[len(prompt) :]
 
 
-def test_greedy_equals_uncached_forward_passes(causal_lm):
+def test_greedy_equals_uncached_forward_passes(causal_lm, settings_of, ragged):
     backbone = causal_lm.backbone
-    rng = np.random.default_rng(0)
     lengths = [3, 9, 1]
-    rows = [rng.integers(0, 300, n) for n in lengths]
-    prompts = np.zeros((3, 9), np.int32)
-    for row, ids in enumerate(rows):
-        prompts[row, : len(ids)] = ids
-    got = generate_tokens(backbone, prompts, lengths, settings_of(3))
+    rows, inputs = ragged(lengths, seed=0)
+    got = generate_tokens(backbone, inputs["token_ids"], lengths, settings_of(3))
     for row, ids in enumerate(rows):
         assert got.token_ids[row].numpy().tolist() == greedy_oracle(backbone, ids, 8)
     assert got.num_tokens.numpy().tolist() == [8, 8, 8]
 
 
-def test_log_probs_are_the_models(causal_lm):
+def test_log_probs_are_the_models(causal_lm, settings_of):
     backbone = causal_lm.backbone
     prompt = np.array([[5, 6, 7]], np.int32)
     got = generate_tokens(
@@ -81,7 +47,7 @@ def test_log_probs_are_the_models(causal_lm):
     np.testing.assert_allclose(got.log_probs[0], expected, atol=1e-4)
 
 
-def test_stop_token_ends_its_row_and_is_left_out(causal_lm):
+def test_stop_token_ends_its_row_and_is_left_out(causal_lm, settings_of):
     backbone = causal_lm.backbone
     prompt = np.array([[5, 6, 7], [9, 8, 1]], np.int32)
     free = greedy_oracle(backbone, prompt[0], 8)
@@ -93,7 +59,7 @@ def test_stop_token_ends_its_row_and_is_left_out(causal_lm):
     assert generation.FINISH_REASONS[got.finish_reason[0]] == "stop"
 
 
-def test_context_ends_generation(causal_lm):
+def test_context_ends_generation(causal_lm, settings_of):
     context = causal_lm.backbone.config.max_sequence_length
     got = generate_tokens(
         causal_lm.backbone,
@@ -134,22 +100,6 @@ def test_settings_may_differ_by_row(causal_lm):
         )
     ]
     assert together == alone
-
-
-def test_one_trace_serves_every_setting(causal_lm):
-    causal_lm.generate("warm", max_new_tokens=1)
-    generate = causal_lm._runner().decoder().generate
-    for index in range(20):
-        causal_lm.generate(
-            PROMPTS[: 1 + index % 4],
-            max_new_tokens=index % 5,
-            temperature=index / 10,
-            top_k=index,
-            top_p=1.0 - index / 40,
-            seed=index,
-        )
-    assert causal_lm._runner().decoder().generate is generate
-    assert generate.experimental_get_tracing_count() == 1
 
 
 def test_prompt_is_repeated_unless_stripped(causal_lm):
@@ -210,7 +160,7 @@ def test_invalid_utf8_is_refused(causal_lm):
         causal_lm.generate(tf.constant([b"ok", b"\xff"]), max_new_tokens=1)
 
 
-def test_a_bad_row_fails_alone(causal_lm):
+def test_a_bad_row_fails_alone(causal_lm, settings_of):
     generator = causal_lm.text_generator()
     good = generator(
         tf.constant(["The king", "The king"]),
@@ -249,13 +199,11 @@ def penalized_oracle(backbone, prompt, *, count, repetition, frequency, ngram, e
     return new
 
 
-def test_penalties_in_ragged_rows_equal_an_uncached_oracle(causal_lm):
-    rng = np.random.default_rng(4)
+def test_penalties_in_ragged_rows_equal_an_uncached_oracle(
+    causal_lm, causal_lm_on_ids, ragged
+):
     lengths = [3, 9, 1, 6]
-    rows = [rng.integers(0, 300, n) for n in lengths]
-    prompts = np.zeros((4, 9), np.int32)
-    for row, ids in enumerate(rows):
-        prompts[row, : len(ids)] = ids
+    rows, inputs = ragged(lengths, seed=4)
     # The end is what greedy choice takes first, were it not for min_new_tokens.
     end_id = greedy_oracle(causal_lm.backbone, rows[0], 1)[0]
     given = {
@@ -263,8 +211,8 @@ def test_penalties_in_ragged_rows_equal_an_uncached_oracle(causal_lm):
         "frequency_penalty": [0.0, 0.5, 2.0, 0.0],
         "no_repeat_ngram_size": [2, 0, 3, 1],
     }
-    got = causal_lm_on_ids(causal_lm).generate(
-        {"token_ids": prompts, "padding_mask": np.arange(9) < np.c_[lengths]},
+    got = causal_lm_on_ids.generate(
+        inputs,
         max_length=64,
         max_new_tokens=10,
         min_new_tokens=4,
@@ -305,125 +253,6 @@ def test_settings_out_of_range(causal_lm, name, value, message):
         causal_lm.generate("The king", **{name: value})
 
 
-def search_oracle(backbone, prompt, *, num_beams, count):
-    """Beam search without a cache, end tokens or ties: the best `count` tokens."""
-    beams = [(0.0, list(prompt))]
-    for _ in range(count):
-        hidden = backbone.forward(np.array([ids for _, ids in beams], np.int32)).hidden
-        log_probs = tf.nn.log_softmax(backbone.logits(hidden)[:, -1]).numpy()
-        longer = [
-            (total + log_probs[row, token], [*ids, token])
-            for row, (total, ids) in enumerate(beams)
-            for token in range(log_probs.shape[1])
-        ]
-        beams = sorted(longer, reverse=True)[:num_beams]
-    return [ids[len(prompt) :] for _, ids in beams]
-
-
-def test_search_equals_uncached_search_with_ragged_rows(causal_lm):
-    rng = np.random.default_rng(1)
-    lengths = [3, 9, 1]
-    rows = [rng.integers(0, 300, n) for n in lengths]
-    prompts = np.zeros((3, 9), np.int32)
-    for row, ids in enumerate(rows):
-        prompts[row, : len(ids)] = ids
-    mask = np.arange(9) < np.array(lengths)[:, None]
-    got = causal_lm_on_ids(causal_lm).generate(
-        {"token_ids": prompts, "padding_mask": mask},
-        max_length=64,
-        max_new_tokens=[6, 4, 5],
-        num_beams=3,
-        num_return_sequences=3,
-        stop_token_ids=None,
-        strip_prompt=True,
-    )
-    for row, (ids, count) in enumerate(zip(rows, [6, 4, 5], strict=True)):
-        expected = search_oracle(causal_lm.backbone, ids, num_beams=3, count=count)
-        for beam in range(3):
-            place = 3 * row + beam
-            tokens = got["token_ids"][place][got["padding_mask"][place]]
-            assert tokens.tolist() == expected[beam]
-
-
-def causal_lm_on_ids(causal_lm):
-    return GPTCausalLM(causal_lm.backbone)
-
-
-def test_searched_texts_are_the_same_in_any_batch(causal_lm):
-    options = {"num_beams": 4, "max_new_tokens": 7, "num_return_sequences": 2}
-    penalties = [0.0, 1.0, 3.0, -1.0, 1.0]
-    together = causal_lm.generate(PROMPTS, length_penalty=penalties, **options)
-    alone = [
-        causal_lm.generate(prompt, length_penalty=penalty, **options)
-        for prompt, penalty in zip(PROMPTS, penalties, strict=True)
-    ]
-    assert together == alone
-    assert all(len(texts) == 2 and len(set(texts)) == 2 for texts in together)
-    assert all(
-        t.startswith(p) for p, ts in zip(PROMPTS, together, strict=True) for t in ts
-    )
-
-
-def test_search_returns_one_text_by_default(causal_lm):
-    options = {"num_beams": 3, "max_new_tokens": 5}
-    best = causal_lm.generate("The king", **options)
-    several = causal_lm.generate("The king", num_return_sequences=3, **options)
-    assert best == several[0]
-    assert causal_lm.generate(["The king"], **options) == [best]
-
-
-def test_one_trace_serves_every_setting_of_a_search(causal_lm):
-    causal_lm.generate("warm", max_new_tokens=1, num_beams=2)
-    search = causal_lm._runner().decoder().search(2, 1)
-    for index in range(6):
-        causal_lm.generate(
-            PROMPTS[: 1 + index % 4],
-            max_new_tokens=index,
-            num_beams=2,
-            length_penalty=index / 3,
-            early_stopping=[True, False, "never"][index % 3],
-        )
-    assert causal_lm._runner().decoder().search(2, 1) is search
-    assert search.experimental_get_tracing_count() == 1
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"num_beams": 0}, "num_beams must be a positive integer, got 0"),
-        ({"num_beams": 2.0}, "num_beams must be a positive integer, got 2.0"),
-        ({"num_beams": 2, "num_return_sequences": 3}, "at most num_beams, 2, got 3"),
-        ({"num_beams": 2, "top_k": 3}, "top_k must not be given with num_beams=2"),
-        ({"num_beams": 2, "early_stopping": "yes"}, "early_stopping must be True, Fal"),
-        ({"num_beams": 2, "length_penalty": [1.0, 2.0]}, "length_penalty must be one"),
-        ({"num_beams": 2, "length_penalty": np.nan}, "length_penalty must be finite"),
-    ],
-)
-def test_arguments_of_a_search_are_checked(causal_lm, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        causal_lm.generate("The king", **arguments)
-
-
-def test_a_bad_row_does_not_disturb_a_search(causal_lm):
-    generator = causal_lm.text_generator()
-    texts = ["The king", "b\xff".encode("latin-1"), "word " * 200, "O my"]
-    settings = settings_of(4)._replace(max_new_tokens=tf.constant([4, 4, 4, 0]))
-    found = search_tokens(
-        generator.decoder,
-        generator.prompts(tf.constant(texts), settings=settings),
-        Request.of(settings, stops=Stops.at([])),
-        settings=BeamSettings(tf.ones([4]), tf.zeros([4], tf.int32)),
-        num_beams=2,
-    )
-    names = [generation.FINISH_REASONS[code] for code in found.finish_reason[:, 0]]
-    assert names == ["length", "invalid_input", "prompt_too_long", "length"]
-    assert found.num_tokens[:, 0].numpy().tolist() == [4, 0, 0, 0]
-    expected = causal_lm.generate(
-        "The king", max_new_tokens=4, num_beams=2, return_details=True
-    )
-    np.testing.assert_array_equal(found.token_ids[0, 0], expected.token_ids)
-
-
 def test_ids_that_the_tokenizer_lacks_are_never_generated(tokenizer):
     # As nanoGPT's and others' models, padded to a round number of ids.
     backbone = GPTBackbone.from_size("gpt_nano", vocabulary_size=320)
@@ -436,12 +265,12 @@ def test_ids_that_the_tokenizer_lacks_are_never_generated(tokenizer):
     assert all(texts)
 
 
-def test_a_model_without_a_tokenizer_says_so(causal_lm):
+def test_a_model_without_a_tokenizer_says_so(causal_lm, causal_lm_on_ids):
     with pytest.raises(ValueError, match="inputs must be a dict of token_ids and pad"):
-        causal_lm_on_ids(causal_lm).generate("The king")
+        causal_lm_on_ids.generate("The king")
 
 
-def test_rounds_end_with_the_last_row(causal_lm):
+def test_rounds_end_with_the_last_row(causal_lm, settings_of):
     """Eagerly a round calls a processor once, so that rounds can be counted."""
     rounds = []
 
