@@ -34,7 +34,8 @@ _EARLY_STOPPING: dict[bool | str, int] = {
     True: beam_search.WHEN_FULL,
     "never": beam_search.NEVER,
 }
-# What contrastive search takes where top_k is not given: Su et al. 2022, section 4.
+# Where top_k is not given. The method's author takes 4 for GPT-2 in "Generating
+# Human-level Text with Contrastive Search in Transformers", Su 2022.
 CONTRASTIVE_TOP_K = 4
 LARGEST = float(np.finfo(np.float32).max)
 _SAMPLING = (
@@ -199,7 +200,8 @@ class GenerationOptions:
                 "num_draft_tokens must be None unless draft is 'prompt_lookup' or a "
                 f"model, got {self.num_draft_tokens!r}."
             )
-        if self.max_time is not None and not self.max_time > 0.0:
+        is_time = isinstance(self.max_time, Real) and self.max_time > 0.0
+        if self.max_time is not None and not is_time:
             raise ValueError(f"max_time must be above 0, got {self.max_time!r}.")
         for processor in self.logits_processors:
             if not callable(processor):
