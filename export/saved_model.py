@@ -2,138 +2,183 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
-from keras_gpt.export import signatures, verify
-from keras_gpt.generation import SETTINGS
+from keras_gpt.export.files import write_text
+from keras_gpt.export.generator_module import build_generator
+from keras_gpt.export.model_card import model_card
+from keras_gpt.export.served_options import served_options
+from keras_gpt.export.serving_files import (
+    BATCH_SIZES,
+    MODEL_NAME,
+    output_types,
+    write_serving_files,
+)
+from keras_gpt.export.verify import ExportError, verify
+from keras_gpt.export.warmup import WARMUP_FILE, write_warmup
+from keras_gpt.export.weights import STORAGE_DTYPES, rounded
 from keras_gpt.models.causal_lm import GPTCausalLM
-from keras_gpt.models.option_values import check_setting
 
-VERIFY_TOKENS = 16
-VERIFY_SEEDS = (0, 1, 2, 3)
-VERIFY_TEMPERATURES = (0.0, 0.0, 1.0, 0.7)
-
-
-class ExportError(RuntimeError):
-    """An export that failed its own checks; nothing was left behind."""
+MODEL_CARD = WARMUP_FILE.with_name("model_card.json")
+MOST_RECORDS = 1000  # of warm-up: TF Serving refuses a model with more
 
 
 def export_saved_model(
     task: GPTCausalLM,
     path: str | os.PathLike[str],
     version: int = 1,
-    **settings: Any,
+    *,
+    stop_token_ids: Any = "auto",
+    storage_dtype: str | None = None,
+    speculative: bool = False,
+    model_name: str = MODEL_NAME,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+    **options: Any,
 ) -> str:
     """Writes `path/version/`: strings in, strings out, with tensorflow alone.
 
-    The folder holds tokenizer, weights, KV cache and sampling loop. Before it gets
-    its name, a fresh process that imports only tensorflow loads it and must
-    generate what `task.generate` generates. It is whole or absent, and never
-    replaces another version.
+    The folder holds tokenizer, weights, KV cache and sampling loop. Before it gets its
+    name, a fresh process that imports only tensorflow loads it, runs its warm-up
+    records, and must answer as `task.generate` does. It is whole or absent, and never
+    replaces another version. Beside it, `path` gets `models.config`,
+    `batching_params.pbtxt` and a `README.md` that tells how to serve and ask it.
 
     Args:
         task: `GPTCausalLM` with a preprocessor.
         path: folder of the served model; made if absent.
         version: int, at least 1. TF Serving serves the largest.
-        **settings: defaults of the generation settings, such as
-            `max_new_tokens=100` or `temperature=0.8`. Those not given are 64 new
-            tokens, temperature 1, no filters, and seed 0.
+        stop_token_ids: as in `GPTCausalLM.generate`.
+        storage_dtype: `"float32"`, `"bfloat16"` or `"float16"`, in which weights are
+            stored. They are cast once, when the model is loaded, to the dtype that
+            they have here. Defaults to None: as they are.
+        speculative: bool. Whether `generate` drafts tokens by prompt lookup: the same
+            text, sooner where it repeats itself. The same as `draft="prompt_lookup"`.
+            Defaults to False.
+        model_name: string. Under which it is served. Defaults to `"gpt"`.
+        batch_sizes: ints. Of which a server is to make batches, each with its warm-up
+            record. Defaults to 1, 2, 4 and 8.
+        **options: of `keras_gpt.GenerationOptions`, each one value for all rows. They
+            are the defaults of the knobs that a request may set; `num_beams`,
+            `penalty_alpha`, `draft`, `logits_processors` and whatever spans several
+            tokens are fixed. Those not given are as in `task.generate`, but for 64 new
+            tokens and seed 0.
 
     Returns:
         The path of the version folder.
 
     Raises:
-        ValueError: if a setting is unknown or out of range, the version is no
-            positive integer, or the task has no preprocessor.
+        TypeError: if an option is unknown.
+        ValueError: if a value is out of range or cannot be served, or the task has no
+            preprocessor.
         FileExistsError: if the version exists.
         ExportError: if the written model fails a check.
     """
-    defaults = _checked_defaults(settings)
-    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise ValueError(f"version must be a positive integer, got {version!r}.")
-    target = Path(path) / str(version)
+    _check_arguments(version, storage_dtype, model_name, batch_sizes)
+    if speculative:
+        options = {"draft": "prompt_lookup", **options}
+    if task.preprocessor is None:
+        raise ValueError("preprocessor must be set to export a model, got None.")
+    served = served_options(task, options, stop_token_ids=stop_token_ids)
+    folder, sizes = Path(path), sorted(set(batch_sizes))
+    target = folder / str(version)
     if target.exists():
         raise FileExistsError(f"version must be new, but {target} exists.")
-    module, served = _servable_module(task, defaults)
+    generator = build_generator(task, served, storage_dtype=storage_dtype)
+    _clear_remains(folder)
     # TF Serving ignores folders whose names are no numbers.
-    temporary = Path(path) / f".writing-{version}-{os.getpid()}"
+    temporary = folder / f".writing-{version}-{os.getpid()}"
     try:
         temporary.mkdir(parents=True)
-        tf.saved_model.save(module, str(temporary), signatures=served)
-        _check(task, temporary, defaults)
+        tf.saved_model.save(
+            generator.module,
+            str(temporary),
+            signatures={
+                name: one.function for name, one in generator.signatures.items()
+            },
+        )
+        write_warmup(temporary, generator, model_name=model_name, batch_sizes=sizes)
+        card = model_card(
+            task,
+            served,
+            signatures=generator.signatures,
+            export_options={
+                "storage_dtype": storage_dtype,
+                "model_name": model_name,
+                "batch_sizes": sizes,
+                **{name: repr(value) for name, value in options.items()},
+            },
+        )
+        text = json.dumps(
+            card, indent=2, default=lambda data: data.decode(errors="replace")
+        )
+        write_text(temporary / MODEL_CARD, text + "\n")
+        with rounded(task.backbone, storage_dtype):
+            verify(task, served, temporary)
+        write_serving_files(
+            folder,
+            model_name=model_name,
+            batch_sizes=sizes,
+            signatures=generator.signatures,
+            outputs=output_types(temporary),
+        )
         temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return str(target)
 
 
-def _checked_defaults(settings: dict[str, Any]) -> dict[str, Any]:
-    unknown = sorted(set(settings) - set(SETTINGS))
-    if unknown:
+def _check_arguments(
+    version: int,
+    storage_dtype: str | None,
+    model_name: str,
+    batch_sizes: Sequence[int],
+) -> None:
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise ValueError(f"version must be a positive integer, got {version!r}.")
+    if storage_dtype not in (None, *STORAGE_DTYPES):
         raise ValueError(
-            f"settings must be of {', '.join(SETTINGS)}, got {', '.join(unknown)}."
+            f"storage_dtype must be of {', '.join(STORAGE_DTYPES)}, "
+            f"got {storage_dtype!r}."
         )
-    for name, value in settings.items():
-        check_setting(name, value, rows=1)
-    return {name: setting.default for name, setting in SETTINGS.items()} | settings
+    # It becomes part of paths, URLs and shell commands.
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", model_name):
+        raise ValueError(
+            "model_name must be of letters, digits, '_', '-' and '.', "
+            f"got {model_name!r}."
+        )
+    sizes = list(batch_sizes)
+    is_count = all(type(size) is int and size >= 1 for size in sizes)
+    if not sizes or not is_count or len(sizes) > MOST_RECORDS // 2:
+        raise ValueError(
+            f"batch_sizes must be positive integers, {MOST_RECORDS // 2} at most, "
+            f"got {batch_sizes!r}."
+        )
 
 
-def _servable_module(
-    task: GPTCausalLM, defaults: dict[str, Any]
-) -> tuple[tf.Module, dict[str, Any]]:
-    """Returns a module of just the state that is served, and the signatures."""
-    generator = task.text_generator()
-    end_id = generator.tokenizer.end_token_id
-    module = tf.Module()
-    module.weights = [variable.value for variable in task.backbone.weights]
-    module.tables = list(generator.tokenizer.trackables)
-    return module, signatures.make_signatures(
-        generator,
-        defaults=defaults,
-        stop_token_ids=[] if end_id is None else [end_id],
-    )
+def _clear_remains(folder: Path) -> None:
+    """Removes what exports that were killed have left."""
+    for remains in folder.glob(".writing-*"):
+        _, _, pid = remains.name.rpartition("-")
+        if pid.isdecimal() and not _is_running(int(pid)):
+            shutil.rmtree(remains, ignore_errors=True)
 
 
-def _check(task: GPTCausalLM, folder: Path, defaults: dict[str, Any]) -> None:
-    """Raises `ExportError` unless the folder serves what the task generates."""
-    bad_ops = verify.forbidden_ops(folder)
-    if bad_ops:
-        raise ExportError(f"the graph holds {'; '.join(bad_ops)}.")
-    prompts = ["", "The", " a\n\nb", "caf\u00e9 \u4e2d"]
-    knobs: dict[str, Any] = {
-        **defaults,
-        "max_new_tokens": VERIFY_TOKENS,
-        "temperature": list(VERIFY_TEMPERATURES),
-        "seed": list(VERIFY_SEEDS),
-    }
-    context = task.backbone.config.max_sequence_length
-    counts = task.text_generator().prompt_tokens(tf.constant(prompts)).row_lengths()
-    if max(counts.numpy()) >= context:
-        prompts = [""] * len(prompts)  # a context too short for anything else
-    expected = task.generate(prompts, max_length=context, strip_prompt=True, **knobs)
-    rows = {name: np.atleast_1d(value).tolist() for name, value in knobs.items()}
-    inputs = {"text": prompts, **rows}
-    calls = [
-        {"signature": "generate", "inputs": inputs},
-        {"signature": "serving_default", "inputs": {"text": prompts}},
-    ]
+def _is_running(pid: int) -> bool:
     try:
-        generated, served = verify.run_in_fresh_process(folder, calls)
-    except RuntimeError as error:
-        raise ExportError(str(error)) from error
-    for prompt, want, got in zip(
-        prompts, expected, generated["generated_text"], strict=True
-    ):
-        if want != got:
-            raise ExportError(
-                f"the exported model must answer like generate, but for {prompt!r} "
-                f"it gave {got!r} instead of {want!r}."
-            )
-    if len(served["generated_text"]) != len(prompts):
-        raise ExportError("serving_default must answer every row.")
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+__all__ = ["ExportError", "export_saved_model"]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from keras_gpt.generation.decoder import Decoder, new_tokens
+from keras_gpt.generation.decoder import Decoder, new_tokens, shapes_of_rounds
 from keras_gpt.generation.feeding import feed
 from keras_gpt.generation.state import (
     DecodeState,
@@ -83,9 +83,7 @@ def search_contrastively(
         state._replace(cache=fed.cache), hidden, decoder.model.logits(fed.hidden[:, 0])
     )
     shapes = tf.nest.map_structure(lambda x: x.shape, loop)
-    shapes = shapes._replace(
-        state=shapes.state._replace(cache=kv_cache.growing_shapes(fed.cache))
-    )
+    shapes = shapes._replace(state=shapes_of_rounds(loop.state))
     (loop,) = tf.while_loop(
         lambda now: tf.reduce_any(now.state.is_running),
         lambda now: (_round(decoder, now, request, settings),),

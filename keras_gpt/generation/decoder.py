@@ -89,8 +89,8 @@ class Decoder:
         most = request.settings.max_new_tokens
         room = tf.where(request.slides, most, self.context - lengths)
         limits, finish_reason = prompts.limits(most, room=room)
-        size = tf.reduce_max(tf.concat([lengths + limits, [1]], axis=0)) + self._spare
-        token_ids = prompts.whole(size=size)
+        size = tf.reduce_max(tf.concat([lengths + limits, [1]], axis=0))
+        token_ids = prompts.whole(size=size + self.num_spare_places)
         none = tf.zeros_like(lengths)
         shape = tf.shape(token_ids)
         alternatives = tf.concat([shape, [request.num_alternatives]], axis=0)
@@ -115,7 +115,7 @@ class Decoder:
         )
 
     @property
-    def _spare(self) -> int:
+    def num_spare_places(self) -> int:
         """Places behind the last token, for drafts."""
         return self.drafter.num_tokens if self.drafter else 0
 
@@ -133,7 +133,7 @@ class Decoder:
             lambda step, now: (step < num_steps) & tf.reduce_any(now.is_running),
             lambda step, now: (step + 1, self._round(now, request)),
             (tf.constant(0), state),
-            shape_invariants=(tf.TensorShape([]), _invariants(state)),
+            shape_invariants=(tf.TensorShape([]), shapes_of_rounds(state)),
             parallel_iterations=1,
         )
         return state
@@ -417,7 +417,7 @@ def _put_alternatives(
     return tf.cond(count > 0, put, lambda: alternatives)
 
 
-def _invariants(state: DecodeState) -> DecodeState:
+def shapes_of_rounds(state: DecodeState) -> DecodeState:
     """Shapes that hold in every round: a cache's number of slots changes."""
 
     def shape(tensor: tf.Tensor) -> tf.TensorShape:

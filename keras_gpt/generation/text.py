@@ -131,21 +131,61 @@ class TextGenerator:
         kept = tf.where(text_lengths < 0, whole, tf.minimum(text_lengths, whole))
         return tf.strings.substr(text, tf.zeros_like(kept), kept)
 
-    def prompts(self, text: tf.Tensor, *, settings: GenerationSettings) -> Prompts:
-        """Tokenizes prompts (B,), and finds the rows that cannot be continued."""
+    def prompts(
+        self,
+        text: tf.Tensor,
+        *,
+        settings: GenerationSettings,
+        are_valid: tf.Tensor | bool = True,
+        truncates: tf.Tensor | bool = False,
+    ) -> Prompts:
+        """Tokenizes prompts (B,), and finds the rows that cannot be continued.
+
+        Args:
+            text: string (B,).
+            settings: `GenerationSettings` of B rows.
+            are_valid: bool (B,). Whether what else a row asks for is in range.
+                Defaults to True.
+            truncates: bool (B,). Whether the last tokens of a prompt that is too long
+                are kept: so many that its new tokens have room, but at least half of
+                the context. Defaults to False.
+        """
         transcoded = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8")
-        tokens = self.prompt_tokens(text)
+        return self.prompts_of_tokens(
+            self.prompt_tokens(text),
+            settings=settings,
+            are_valid=are_valid & (transcoded == text),
+            truncates=truncates,
+        )
+
+    def prompts_of_tokens(
+        self,
+        tokens: tf.RaggedTensor,
+        *,
+        settings: GenerationSettings,
+        are_valid: tf.Tensor | bool = True,
+        truncates: tf.Tensor | bool = False,
+    ) -> Prompts:
+        """As `prompts`, of tokens int32 (B, ragged)."""
         lengths = tf.cast(tokens.row_lengths(), tf.int32)
         context = self.model.config.max_sequence_length
-        finish_reason = tf.where(lengths >= context, PROMPT_TOO_LONG, UNFINISHED)
-        is_valid = settings.are_valid & (transcoded == text)
+        is_long = lengths >= context
+        half = max(context // 2, 1)
+        room = tf.clip_by_value(settings.max_new_tokens, 1, half)
+        cut = tf.where(is_long & truncates, tf.maximum(context - room, 1), lengths)
+        finish_reason = tf.where(cut >= context, PROMPT_TOO_LONG, UNFINISHED)
+        is_valid = settings.are_valid & are_valid
         finish_reason = tf.where(is_valid, finish_reason, INVALID_INPUT)
         usable = finish_reason == UNFINISHED
         # A bad row runs as one token, so that it costs its neighbours nothing.
-        lengths = tf.where(usable, lengths, 1)
-        longest = tf.reduce_max(tf.concat([lengths, [1]], axis=0))
-        token_ids = tokens[:, :longest].to_tensor()
-        return Prompts.of(self.model, token_ids, lengths, finish_reason)
+        cut = tf.where(usable, cut, 1)
+        longest = tf.reduce_max(tf.concat([cut, [1]], axis=0))
+        places = (lengths - cut)[:, None] + tf.range(longest)
+        is_there = usable[:, None] & (tf.range(longest) < cut[:, None])
+        first = tf.cast(tokens.row_starts(), tf.int32)[:, None]
+        values = tf.pad(tokens.values, [[1, 0]])
+        token_ids = tf.gather(values, tf.where(is_there, first + places + 1, 0))
+        return Prompts.of(self.model, token_ids, cut, finish_reason)
 
 
 class _WithinVocabulary:

@@ -121,7 +121,7 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
             sampler=sampler,
             **kwargs,
         )
-        self._sampler_options = options_of_sampler(self.sampler)
+        self.sampler_options = options_of_sampler(self.sampler)
 
     def generate(
         self,
@@ -168,7 +168,7 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
                 context, or the model's logits are no numbers.
         """
         started = time.monotonic()
-        chosen = GenerationOptions.of({**self._sampler_options.method, **options})
+        chosen = GenerationOptions.of({**self.sampler_options.method, **options})
         batches, is_scalar = self._prompt_batches(inputs)
         results, prompts = [], []
         for batch in batches:
@@ -221,7 +221,7 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
         Raises:
             TypeError, ValueError: as in `generate`.
         """
-        chosen = GenerationOptions.of({**self._sampler_options.method, **options})
+        chosen = GenerationOptions.of({**self.sampler_options.method, **options})
         if not isinstance(prompt, str):
             raise ValueError(f"prompt must be one string, got {type(prompt).__name__}.")
         if tokens_per_call < 1:
@@ -323,8 +323,12 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
             self._traced = (key, runner)
         return self._traced[1]
 
-    def text_generator(self) -> TextGenerator:
+    def text_generator(self, **kwargs: Any) -> TextGenerator:
         """Returns the graph code that `generate` and exported models run.
+
+        Args:
+            **kwargs: `model`, a `LanguageModel` that stands for the backbone, and
+                arguments of `TextGenerator`.
 
         Raises:
             ValueError: if the model has no preprocessor.
@@ -333,7 +337,7 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
             raise ValueError(
                 "preprocessor must be set to generate from strings, got None."
             )
-        return self._runner().text_generator()
+        return self._runner().text_generator(**kwargs)
 
     def _prompt_batches(self, inputs: Any) -> tuple[Iterable[Any], bool]:
         """Returns batches of strings, or of ids, and whether it was one string."""
@@ -369,13 +373,14 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
             default_length = self.preprocessor.sequence_length
         return prompts, Batch(
             token_ids=token_ids,
-            stop_sequences=self._stop_sequences(stop_token_ids),
+            stop_sequences=self.stop_sequences(stop_token_ids),
             max_length=default_length if max_length is None else max_length,
             options=options,
-            defaults=self._sampler_options.settings,
+            defaults=self.sampler_options.settings,
         )
 
-    def _stop_sequences(self, stop_token_ids: Any) -> list[list[int]]:
+    def stop_sequences(self, stop_token_ids: Any) -> list[list[int]]:
+        """Returns the sequences of ids that the argument of `generate` stands for."""
         if isinstance(stop_token_ids, str):
             if stop_token_ids != "auto":
                 raise ValueError(

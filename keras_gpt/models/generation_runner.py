@@ -113,10 +113,15 @@ class GenerationRunner:
             raise ValueError("preprocessor must be set to work on strings, got None.")
         return self._tokenizer
 
-    def text_generator(self, **kwargs: Any) -> TextGenerator:
-        """Returns the graph code that exported models run too."""
+    def text_generator(self, model: Any = None, **kwargs: Any) -> TextGenerator:
+        """Returns the graph code that exported models run too.
+
+        Args:
+            model: `LanguageModel` that stands for the backbone. Optional.
+            **kwargs: further arguments of `TextGenerator`.
+        """
         return TextGenerator(
-            self.backbone,
+            self.backbone if model is None else model,
             tokenizer=self._preprocessor.tokenizer,
             add_start_token=self._preprocessor.add_start_token,
             **kwargs,

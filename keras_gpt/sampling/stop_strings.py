@@ -27,7 +27,7 @@ def find_stop_string(
     # A match that ends in the new bytes begins in this many bytes or fewer.
     width = tf.minimum(tf.maximum(longest - 1, 0) + num_new_bytes, text_lengths)
     starts = text_lengths - width
-    tail = _bytes(tf.strings.substr(text, starts, width), tf.reduce_max(width))
+    tail = string_bytes(tf.strings.substr(text, starts, width), tf.reduce_max(width))
     # Beginnings (B, S, L): the bytes that follow each place of the tail.
     padded = tf.pad(tail, [[0, 0], [0, longest]], constant_values=NOT_FOUND)
     windows = tf.gather(
@@ -35,7 +35,7 @@ def find_stop_string(
         tf.range(tf.shape(tail)[1])[:, None] + tf.range(longest)[None, :],
         axis=1,
     )
-    wanted = _bytes(stop_strings, longest)
+    wanted = string_bytes(stop_strings, longest)
     # (B', K, 1, L) against (B, 1, S, L); bytes behind a stop string's end match all.
     equal = (wanted[:, :, None] == NOT_FOUND) | (wanted[:, :, None] == windows[:, None])
     places = starts[:, None] + tf.range(tf.shape(tail)[1])[None, :]
@@ -88,7 +88,7 @@ def grow_text(
     return tf.cond(tf.size(stop_strings) > 0, grow, lambda: (text, none))
 
 
-def _bytes(strings: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
+def string_bytes(strings: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
     """int32 (..., width). The bytes of each string; `NOT_FOUND` behind its end."""
     # The op wants a length of at least 1.
     data = tf.io.decode_raw(strings, tf.uint8, fixed_length=tf.maximum(width, 1))

@@ -1,100 +1,63 @@
-"""The exported model answers like `generate`, with tensorflow alone."""
+"""Writing an exported model: whole or absent, and checked before it has its name."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_gpt.export import ExportError, export_saved_model, verify
+from keras_gpt import GPTCausalLM
+from keras_gpt.export import ExportError, export_saved_model, ops, saved_model, verify
 from keras_gpt.export.run_saved_model import signature_defaults
 from keras_gpt.generation import SETTINGS
 
-PROMPTS = ["The king", "", "O my\n\nlord", "caf\u00e9 \u4e2d\u6587"]
+CALL = {"signature": "serving_default", "inputs": {"text": ["The king", ""]}}
 
 
-@pytest.fixture(scope="module")
-def exported(causal_lm, tmp_path_factory):
-    path = tmp_path_factory.mktemp("served") / "model"
-    return export_saved_model(
-        causal_lm, path, max_new_tokens=7, temperature=0.5, seed=9
-    )
-
-
-def test_fresh_process_answers_like_generate(causal_lm, exported):
+def test_fresh_process_answers_like_generate(causal_lm, exported, prompts):
     knobs = {"temperature": [0.0, 1.0, 0.7, 1.0], "seed": [1, 2, 3, 4]}
     knobs |= {"top_k": [0, 5, 0, 0], "top_p": [1.0, 1.0, 0.8, 1.0]}
     knobs |= {"repetition_penalty": [1.4, 1.0, 1.0, 0.9], "typical_p": [0.9] * 4}
     knobs |= {"no_repeat_ngram_size": [0, 2, 0, 1], "min_new_tokens": [3] * 4}
     calls = [
-        {"signature": "generate", "inputs": {"text": PROMPTS, **knobs}},
-        {"signature": "serving_default", "inputs": {"text": PROMPTS}},
+        {"signature": "generate", "inputs": {"text": prompts, **knobs}},
+        {"signature": "serving_default", "inputs": {"text": prompts}},
     ]
     generated, served = verify.run_in_fresh_process(exported, calls)
-    expected = causal_lm.generate(PROMPTS, max_new_tokens=7, strip_prompt=True, **knobs)
+    expected = causal_lm.generate(prompts, max_new_tokens=7, strip_prompt=True, **knobs)
     assert generated["generated_text"] == expected
     assert served["generated_text"] == causal_lm.generate(
-        PROMPTS, max_new_tokens=7, temperature=0.5, seed=9, strip_prompt=True
+        prompts, max_new_tokens=7, temperature=0.5, seed=9, strip_prompt=True
     )
 
 
-@pytest.fixture(scope="module")
-def signature(exported):
-    """The signature `generate`, its missing inputs filled as TF Serving fills them."""
-    model = tf.saved_model.load(exported)
-    defaults = signature_defaults(exported)["generate"]
-    return lambda **inputs: model.signatures["generate"](**{**defaults, **inputs})
-
-
-def test_outputs_agree_with_each_other(signature):
-    result = signature(text=tf.constant(PROMPTS), max_new_tokens=tf.constant([5]))
-    assert set(result) == {
-        "generated_text",
-        "generated_bytes",
-        "token_ids",
-        "token_log_probs",
-        "num_tokens",
-        "finish_reason",
-    }
-    counts = result["num_tokens"].numpy()
-    width = counts.max()
-    assert result["token_ids"].shape == (4, width)
-    assert result["token_log_probs"].shape == (4, width)
-    assert np.all(result["token_log_probs"].numpy() <= 0.0)
-    reasons = result["finish_reason"].numpy().tolist()
-    assert reasons == [b"length" if count == 5 else b"stop" for count in counts]
-    for text in result["generated_text"].numpy():
-        text.decode("utf-8")
-
-
-def test_bad_rows_come_back_with_their_reason(signature):
-    text = tf.constant([b"The king", b"word " * 300, b"The king", b"\xff\xfe"])
-    temperature = tf.constant([0.0, 0.0, -1.0, 0.0])
-    mixed = signature(text=text, temperature=temperature)
-    clean = signature(text=tf.fill([4], "The king"), temperature=tf.zeros([4]))
-    assert mixed["finish_reason"].numpy().tolist()[1:] == [
-        b"prompt_too_long",
-        b"invalid_input",
-        b"invalid_input",
-    ]
-    assert mixed["generated_text"][0] == clean["generated_text"][0]
-    assert mixed["generated_text"].numpy().tolist()[1:] == [b"", b"", b""]
-
-
-def test_defaults_are_in_the_signature(exported):
+def test_defaults_are_in_the_signature(exported, tokenizer):
     defaults = signature_defaults(exported)["generate"]
     assert {name: value.numpy().tolist() for name, value in defaults.items()} == {
         **{name: [setting.default] for name, setting in SETTINGS.items()},
         "max_new_tokens": [7],
         "temperature": [0.5],
         "seed": [9],
+        "truncate_prompt": [False],
+        "stop_strings": [[b""]],
+        "bad_words": [[b""]],
+        "stop_token_ids": [[tokenizer.end_token_id]],
+        "allowed_token_ids": [[-1]],
+        "suppress_tokens": [[-1]],
+        "begin_suppress_tokens": [[-1]],
+        "logit_bias_ids": [[-1]],
+        "logit_bias_values": [[0.0]],
     }
 
 
 def test_graph_holds_nothing_that_serving_refuses(exported):
-    assert verify.forbidden_ops(exported) == []
-    assert "MatMul" in verify.ops_of(exported)
+    assert ops.forbidden(ops.ops_of(exported)) == []
+    assert "MatMul" in ops.ops_of(exported)
 
 
 def test_op_scan_sees_a_stateful_random_op(tmp_path):
@@ -102,7 +65,22 @@ def test_op_scan_sees_a_stateful_random_op(tmp_path):
     module.f = tf.function(lambda x: x + tf.random.uniform([]))
     module.f.get_concrete_function(tf.TensorSpec([], tf.float32))
     tf.saved_model.save(module, str(tmp_path))
-    assert verify.forbidden_ops(tmp_path) == ["RandomUniform is a stateful random op"]
+    assert ops.forbidden(ops.ops_of(tmp_path)) == [
+        "RandomUniform is a stateful random op"
+    ]
+
+
+def test_all_dimensions_of_signatures_begin_with_the_batch(exported):
+    signatures = tf.saved_model.load(exported).signatures
+    assert sorted(signatures) == [
+        *("decode", "detokenize", "generate", "prefill", "score"),
+        *("serving_default", "tokenize"),
+    ]
+    for signature in signatures.values():
+        inputs = signature.structured_input_signature[1]
+        for spec in (*inputs.values(), *signature.structured_outputs.values()):
+            assert spec.shape.rank >= 1
+            assert spec.shape[0] is None
 
 
 def test_a_version_is_never_replaced(causal_lm, exported):
@@ -113,13 +91,32 @@ def test_a_version_is_never_replaced(causal_lm, exported):
 
 
 def test_an_export_that_differs_leaves_nothing(causal_lm, tmp_path, monkeypatch):
-    def lie(folder, calls):
-        return [{"generated_text": ["no"] * 4} for _ in calls]
+    def lie(folder, calls, **_):
+        responses = verify_in_fresh_process(folder, calls)
+        responses[0]["generated_text"][1] += "!"
+        return responses
 
+    verify_in_fresh_process = verify.run_in_fresh_process
     monkeypatch.setattr(verify, "run_in_fresh_process", lie)
-    with pytest.raises(ExportError, match="must answer like generate"):
-        export_saved_model(causal_lm, tmp_path / "model")
+    with pytest.raises(ExportError, match="must answer like the model, but for 'The'"):
+        export_saved_model(causal_lm, tmp_path / "model", max_new_tokens=2)
     assert list((tmp_path / "model").iterdir()) == []
+
+
+def test_a_warm_up_record_that_fails_stops_the_export(exported, tmp_path):
+    broken = tmp_path / "1"
+    subprocess.run(["cp", "-r", exported, broken], check=True)  # noqa: S603, S607
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    log = prediction_log_pb2.PredictionLog()
+    log.predict_log.request.model_spec.signature_name = "score"
+    proto = tf.make_tensor_proto([1])
+    log.predict_log.request.inputs["text"].CopyFrom(proto)
+    path = broken / "assets.extra" / "tf_serving_warmup_requests"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        writer.write(log.SerializeToString())
+    with pytest.raises(RuntimeError, match="warm-up record 0, of score"):
+        verify.run_in_fresh_process(broken, [], warm_up=True)
 
 
 def test_a_process_that_fails_is_reported(tmp_path):
@@ -128,21 +125,97 @@ def test_a_process_that_fails_is_reported(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "error", "message"),
     [
-        ({"version": 0}, "version must be a positive integer, got 0"),
-        ({"version": "1"}, "version must be a positive integer, got '1'"),
-        ({"temperature": -1.0}, "temperature must be finite and at least 0"),
-        ({"beams": 3}, "settings must be of max_new_tokens, .* got beams"),
+        ({"version": 0}, ValueError, "version must be a positive integer, got 0"),
+        ({"version": "1"}, ValueError, "version must be a positive integer, got '1'"),
+        ({"temperature": -1.0}, ValueError, "temperature must be finite and at least"),
+        ({"temperature": [1.0]}, ValueError, "temperature must be one value to export"),
+        ({"beams": 3}, TypeError, "no option 'beams'; did you mean 'num_beams'"),
+        ({"storage_dtype": "int8"}, ValueError, "storage_dtype must be of float32, "),
+        ({"model_name": "a/b"}, ValueError, "model_name must be of letters, .*'a/b'"),
+        ({"batch_sizes": []}, ValueError, "batch_sizes must be positive integers"),
+        ({"batch_sizes": [0]}, ValueError, "batch_sizes must be positive integers"),
+        ({"max_time": 1.0}, ValueError, "max_time must not be given: clients have"),
+        ({"best_of": 2}, ValueError, "best_of must not be given: a served row draws"),
+        ({"num_return_sequences": 2}, ValueError, "num_return_sequences must be 1 unl"),
+        ({"sliding_window": True}, ValueError, "sliding_window must not be given"),
+        ({"suppress_tokens": [10**6]}, ValueError, "suppress_tokens must be of ids in"),
+        ({"stop_token_ids": "no"}, ValueError, "stop_token_ids must be 'auto', None"),
     ],
 )
-def test_bad_arguments_are_named(causal_lm, tmp_path, arguments, message):
-    with pytest.raises(ValueError, match=message):
+def test_bad_arguments_are_named(causal_lm, tmp_path, arguments, error, message):
+    with pytest.raises(error, match=message):
         export_saved_model(causal_lm, tmp_path, **arguments)
-    assert json.dumps([str(p) for p in tmp_path.iterdir()]) == "[]"
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_model_without_tokenizer_is_refused(causal_lm, tmp_path, monkeypatch):
-    monkeypatch.setattr(causal_lm, "preprocessor", None)
+def test_a_model_as_a_draft_is_refused(causal_lm, tmp_path):
+    with pytest.raises(ValueError, match="draft must be None or 'prompt_lookup'"):
+        export_saved_model(causal_lm, tmp_path, draft=causal_lm)
+
+
+def test_a_model_without_tokenizer_is_refused(causal_lm, tmp_path):
     with pytest.raises(ValueError, match="preprocessor must be set"):
-        export_saved_model(causal_lm, tmp_path)
+        export_saved_model(GPTCausalLM(causal_lm.backbone), tmp_path)
+
+
+def test_a_path_that_is_a_file_is_refused(causal_lm, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OSError, match="file"):
+        export_saved_model(causal_lm, tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_full_disk_leaves_nothing(causal_lm, tmp_path, monkeypatch):
+    def fail(path, text):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(saved_model, "write_text", fail)
+    with pytest.raises(OSError, match="No space left on device"):
+        export_saved_model(causal_lm, tmp_path / "model")
+    assert list((tmp_path / "model").iterdir()) == []
+
+
+EXPORT = """
+import sys
+from keras_gpt import GPTCausalLM
+from keras_gpt.export import export_saved_model
+export_saved_model(GPTCausalLM.from_preset(sys.argv[1]), sys.argv[2], max_new_tokens=2)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reached", ["saved_model.pb", "assets.extra/model_card.json"])
+def test_killed_at_any_moment_it_leaves_no_version(causal_lm, tmp_path, reached):
+    causal_lm.save_to_preset(tmp_path / "preset")
+    target = tmp_path / "model"
+    process = subprocess.Popen(  # noqa: S603
+        [sys.executable, "-c", EXPORT, str(tmp_path / "preset"), str(target)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        until = time.monotonic() + 120
+        while not list(target.glob(f".writing-*/{reached}")):
+            assert process.poll() is None, "the export has ended"
+            assert time.monotonic() < until
+            time.sleep(0.005)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    remains = [path.name for path in target.iterdir()]
+    assert len(remains) == 1
+    assert not remains[0].isdecimal()  # nothing that a server would load
+    saved_model._clear_remains(target)
+    assert list(target.iterdir()) == []
+
+
+def test_model_card_tells_what_the_model_is(exported, causal_lm, tokenizer):
+    card = json.loads((Path(exported) / "assets.extra/model_card.json").read_text())
+    assert card["config"] == causal_lm.backbone.config.to_dict()
+    assert card["num_parameters"] == causal_lm.backbone.count_params()
+    assert card["tokenizer"]["vocabulary_size"] == tokenizer.vocabulary_size()
+    assert card["defaults"]["temperature"] == 0.5
+    assert card["method"] == "sampling"
+    assert len(card["weights_sha256"]) == 64

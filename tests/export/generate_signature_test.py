@@ -1,0 +1,207 @@
+"""The signature `generate`: its knobs, its outputs, and the rules of serving."""
+
+import numpy as np
+import pytest
+
+ROWS = ["The king", "O my lord", "say nay", "and they that know"]
+
+
+def test_outputs_agree_with_each_other(loaded, prompts):
+    result = loaded("generate", text=prompts, max_new_tokens=[5])
+    assert set(result) == {
+        "generated_text",
+        "generated_bytes",
+        "token_ids",
+        "token_log_probs",
+        "num_tokens",
+        "finish_reason",
+    }
+    counts = result["num_tokens"]
+    width = counts.max()
+    assert result["token_ids"].shape == (4, width)
+    assert result["token_log_probs"].shape == (4, width)
+    assert np.all(result["token_log_probs"] <= 0.0)
+    reasons = result["finish_reason"].tolist()
+    assert reasons == [b"length" if count == 5 else b"stop" for count in counts]
+    for text in result["generated_text"]:
+        text.decode("utf-8")
+
+
+KNOBS = [
+    {"stop_strings": [["l", ""], ["", "a"], ["xyz", "k"], ["o", "i"]]},
+    {"bad_words": [["e", "the"], ["", ""], ["lord", ""], ["a", "o"]]},
+    {"suppress_tokens": [list(range(100)), list(range(50)) + [-1] * 50]},
+    {"begin_suppress_tokens": [list(range(100, 250))]},
+    {"allowed_token_ids": [list(range(60, 80)), [5, 6] + [-1] * 18]},
+    {"stop_token_ids": [list(range(150)), [1] * 150]},
+    {"logit_bias_ids": [[3, 4], [5, -1]], "logit_bias_values": [[9.0, -9.0], [9.0, 2]]},
+    {"presence_penalty": [3.0, -3.0], "frequency_penalty": [0.0, 1.5]},
+    {"max_new_tokens": [0, 12], "min_new_tokens": [12, 12]},
+    {"top_k": [3, 0], "eta_cutoff": [0.0, 0.3], "seed": [-(2**63), 2**63 - 1]},
+]
+
+
+def python_options(knobs, rows):
+    """The knobs as `GPTCausalLM.generate` takes them, nothing left out."""
+    options = {}
+    for name, table in knobs.items():
+        table = table * rows if len(table) == 1 else table
+        if name in ("stop_strings", "bad_words"):
+            table = [[item for item in row if item] for row in table]
+        elif isinstance(table[0], list) and "logit_bias" not in name:
+            table = [[item for item in row if item >= 0] for row in table]
+        options[name] = table
+    if "logit_bias_ids" in options:
+        table = zip(
+            options.pop("logit_bias_ids"), options.pop("logit_bias_values"), strict=True
+        )
+        options["logit_bias"] = [
+            {i: float(v) for i, v in zip(ids, values, strict=True) if i >= 0}
+            for ids, values in table
+        ]
+    return options
+
+
+@pytest.mark.parametrize("knobs", KNOBS, ids=lambda knobs: next(iter(knobs)))
+def test_each_knob_means_what_it_means_in_python(call, causal_lm, texts_of, knobs):
+    rows = max(len(table) for table in knobs.values())
+    rows = max(rows, 2)
+    texts = ROWS[:rows]
+    given = {"max_new_tokens": [12], "temperature": [1.0], **knobs}
+    got = texts_of(call("generate", text=texts, **given))
+    options = python_options(given, rows)
+    if "stop_token_ids" in options:
+        # In Python, they are the same for all prompts.
+        stops = options.pop("stop_token_ids")
+        expected = [
+            causal_lm.generate(
+                text,
+                strip_prompt=True,
+                stop_token_ids=stops[row],
+                **{name: value[row] for name, value in options.items()},
+                seed=9,
+            )
+            for row, text in enumerate(texts)
+        ]
+    else:
+        options.setdefault("seed", 9)
+        expected = causal_lm.generate(texts, strip_prompt=True, **options)
+    assert got == expected
+    plain = texts_of(
+        call("generate", text=texts, max_new_tokens=[12], temperature=[1.0])
+    )
+    assert got != plain  # the knob did something
+
+
+def test_long_prompts_are_cut_where_a_row_asks_for_it(call, causal_lm, texts_of):
+    long = "The king is dead, long live the king! " * 10
+    result = call(
+        "generate", text=[long, long], truncate_prompt=[True, False], temperature=[0.0]
+    )
+    expected = causal_lm.generate(
+        long, truncate="left", max_new_tokens=7, temperature=0.0
+    )
+    assert texts_of(result) == [expected.removeprefix(long), ""]
+    assert result["finish_reason"].tolist() == [b"length", b"prompt_too_long"]
+
+
+def test_an_id_that_comes_twice_is_biased_once(call):
+    # TF Serving pads a list with its first item when it joins requests.
+    common = {"text": ["The king"], "temperature": [1.0], "max_new_tokens": [12]}
+    once = call("generate", **common, logit_bias_ids=[[7]], logit_bias_values=[[2.5]])
+    twice = call(
+        "generate",
+        **common,
+        logit_bias_ids=[[7, 7, 7]],
+        logit_bias_values=[[2.5, 2.5, 2.5]],
+    )
+    assert once["generated_text"] == twice["generated_text"]
+    np.testing.assert_array_equal(once["token_log_probs"], twice["token_log_probs"])
+
+
+GOOD = {"text": "The king", "temperature": 0.8, "max_new_tokens": 9, "seed": 3}
+BAD = {
+    "over-long": ({"text": "word " * 300}, b"prompt_too_long"),
+    "no UTF-8": ({"text": b"\xff\xfe"}, b"invalid_input"),
+    "temperature": ({"temperature": -1.0}, b"invalid_input"),
+    "NaN": ({"top_p": np.nan}, b"invalid_input"),
+    "10^9 tokens": ({"max_new_tokens": 10**9}, None),
+    "an id": ({"suppress_tokens": [10**6]}, b"invalid_input"),
+    "a bias": (
+        {"logit_bias_ids": [1], "logit_bias_values": [np.inf]},
+        b"invalid_input",
+    ),
+}
+
+
+def columns(rows):
+    names = {name for row in rows for name in row}
+    lists = {
+        "suppress_tokens": [-1],
+        "logit_bias_ids": [-1],
+        "logit_bias_values": [0.0],
+    }
+    default = {**lists, "top_p": 1.0}
+    return {name: [row.get(name, default.get(name)) for row in rows] for name in names}
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_a_bad_row_leaves_its_neighbours_bit_identical(loaded, fault):
+    change, reason = BAD[fault]
+    mixed = loaded("generate", **columns([GOOD, {**GOOD, **change}, GOOD, GOOD]))
+    clean = loaded("generate", **columns([GOOD] * 4))
+    for row in (0, 2, 3):
+        for name in clean:
+            width = clean["num_tokens"][row]
+            got, want = mixed[name][row], clean[name][row]
+            if np.ndim(got):
+                got, want = got[:width], want[:width]
+            np.testing.assert_array_equal(got, want, err_msg=name)
+    if reason is not None:
+        assert mixed["finish_reason"][1] == reason
+        assert mixed["generated_text"][1] == b""
+        assert mixed["num_tokens"][1] == 0
+    else:
+        assert mixed["finish_reason"][1] in (b"length", b"stop")
+
+
+@pytest.mark.parametrize("name", ["serving_default", "generate", "score", "tokenize"])
+def test_joined_requests_give_what_each_gives_alone(loaded, prompts, name):
+    both = loaded(name, text=prompts)
+    for part in (slice(0, 1), slice(1, 4)):
+        alone = loaded(name, text=prompts[part])
+        for key, want in alone.items():
+            got = both[key][part]
+            if want.ndim == 2:
+                assert not got[:, want.shape[1] :].any()  # padding
+                got = got[:, : want.shape[1]]
+            if want.dtype.kind == "f":
+                np.testing.assert_allclose(got, want, atol=1e-5, err_msg=key)
+            else:
+                assert got.tolist() == want.tolist(), key
+
+
+def test_no_rows_give_no_rows(loaded):
+    result = loaded("generate", text=np.zeros([0], object))
+    assert {name: len(value) for name, value in result.items()} == {
+        name: 0 for name in result
+    }
+
+
+def test_stop_strings_and_words_may_be_fixed_at_export(build, call, causal_lm):
+    options = {"stop_strings": ["e", "o"], "bad_words": ["th", [9, 10]], "seed": 5}
+    options |= {"logit_bias": {3: 1.0, (4, 5): 30.0}, "max_new_tokens": 20}
+    made = build(stop_token_ids=[7, [8, 9]], **options)
+    got = call("serving_default", _signatures=made, text=ROWS)["generated_text"]
+    expected = causal_lm.generate(
+        ROWS, stop_token_ids=[7, [8, 9]], strip_prompt=True, **options
+    )
+    assert [text.decode() for text in got] == expected
+    # What a request says goes before the exported stop strings.
+    free = call("generate", _signatures=made, text=ROWS, stop_strings=[[""]])
+    assert [text.decode() for text in free["generated_text"]] == causal_lm.generate(
+        ROWS,
+        stop_token_ids=[7, [8, 9]],
+        strip_prompt=True,
+        **{**options, "stop_strings": None},
+    )

@@ -1,0 +1,134 @@
+"""Methods fixed at export: beams, contrastive search, drafts, own processors."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_gpt import GPTCausalLM
+from keras_gpt.export import export_saved_model
+from keras_gpt.export.served_options import served_options
+
+TEXTS = ["The king", "O my lord", ""]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_beams": 3, "num_return_sequences": 2, "length_penalty": 0.5},
+        {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 1.0},
+        {"num_beams": 2, "early_stopping": True, "repetition_penalty": 1.5},
+    ],
+    ids=["beams", "groups", "early"],
+)
+def test_beams_are_those_of_python(build, call, causal_lm, options):
+    options = {"max_new_tokens": 9, **options}
+    made = build(**options)
+    assert "prefill" not in made  # a search has no stream
+    result = call("generate", _signatures=made, text=TEXTS)
+    details = causal_lm.generate(
+        TEXTS, return_details=True, strip_prompt=True, **options
+    )
+    is_single = options.get("num_return_sequences", 1) == 1
+    ids, scores, texts = (
+        [[x] for x in field] if is_single else field
+        for field in (details.token_ids, details.score, details.text)
+    )
+    np.testing.assert_allclose(result["beam_scores"], scores, rtol=1e-4)
+    for row, beams in enumerate(ids):
+        for place, beam in enumerate(beams):
+            count = result["beam_num_tokens"][row, place]
+            got = result["beam_token_ids"][row, place, :count]
+            assert got.tolist() == beam.tolist()
+            assert result["beam_texts"][row, place].decode() == texts[row][place]
+        assert result["generated_text"][row] == result["beam_texts"][row, 0]
+
+
+def test_beams_take_their_own_knobs_by_row(build, call, causal_lm):
+    made = build(num_beams=3, max_new_tokens=9)
+    inputs = made["generate"].inputs
+    assert {"length_penalty", "diversity_penalty", "stop_strings"} <= set(inputs)
+    assert not {"temperature", "top_k", "seed"} & set(inputs)
+    result = call(
+        "generate",
+        _signatures=made,
+        text=TEXTS,
+        length_penalty=[-2.0, 3.0, np.inf],
+        diversity_penalty=[0.0, 0.0, 0.0],
+    )
+    expected = [
+        causal_lm.generate(
+            text, num_beams=3, max_new_tokens=9, length_penalty=p, strip_prompt=True
+        )
+        for text, p in zip(TEXTS[:2], [-2.0, 3.0], strict=True)
+    ]
+    assert [x.decode() for x in result["generated_text"]] == [*expected, ""]
+    assert result["finish_reason"][2] == b"invalid_input"
+
+
+def test_contrastive_search_is_that_of_python(build, call, causal_lm):
+    options = {"penalty_alpha": 0.6, "top_k": 5, "max_new_tokens": 9}
+    result = call("generate", _signatures=build(**options), text=TEXTS)
+    expected = causal_lm.generate(TEXTS, strip_prompt=True, **options)
+    assert [text.decode() for text in result["generated_text"]] == expected
+
+
+def test_speculation_gives_the_same_tokens(build, call):
+    options = {"temperature": 0.4, "seed": 3, "max_new_tokens": 40}
+    plain = call("generate", _signatures=build(**options), text=TEXTS)
+    drafted = call(
+        "generate", _signatures=build(draft="prompt_lookup", **options), text=TEXTS
+    )
+    for name in ("token_ids", "num_tokens", "finish_reason", "generated_bytes"):
+        assert drafted[name].tolist() == plain[name].tolist()
+
+
+def no_vowels(logits, history):
+    banned = tf.constant([97, 101, 105, 111, 117], tf.int32)
+    mask = tf.reduce_any(tf.range(tf.shape(logits)[1])[:, None] == banned, axis=1)
+    return tf.where(mask & (history.num_new_tokens < 5)[:, None], -1e30, logits)
+
+
+def test_own_processors_are_in_the_graph(build, call, causal_lm):
+    options = {"logits_processors": [no_vowels], "seed": 1, "max_new_tokens": 9}
+    result = call("serving_default", _signatures=build(**options), text=TEXTS)
+    expected = causal_lm.generate(TEXTS, strip_prompt=True, **options)
+    assert [text.decode() for text in result["generated_text"]] == expected
+
+
+def in_python(logits, history):
+    return tf.py_function(lambda x: x, [logits], tf.float32)
+
+
+def by_chance(logits, history):
+    return logits + tf.random.normal(tf.shape(logits))
+
+
+def by_hand(logits, history):
+    return logits.numpy()
+
+
+@pytest.mark.parametrize(
+    ("processor", "message"),
+    [
+        (in_python, r"logits_processors\[0\] .* in_python holds EagerPyFunc calls Py"),
+        (by_chance, r"by_chance holds RandomStandardNormal is a stateful random op"),
+        (by_hand, r"logits_processors\[0\] .* by_hand fails: "),
+    ],
+    ids=lambda value: getattr(value, "__name__", "message"),
+)
+def test_processors_that_cannot_be_served_are_named(
+    causal_lm, tmp_path, processor, message
+):
+    with pytest.raises(ValueError, match=message):
+        export_saved_model(causal_lm, tmp_path, logits_processors=[processor])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_sampler_of_compile_gives_the_defaults(causal_lm, tokenizer):
+    lm = GPTCausalLM(causal_lm.backbone, causal_lm.preprocessor)
+    lm.compile(sampler="greedy")
+    assert served_options(lm, {}, stop_token_ids="auto").defaults["temperature"] == 0.0
+    lm.compile(sampler="beam")
+    served = served_options(lm, {}, stop_token_ids=None)
+    assert served.method == "beam_search"
+    assert served.defaults["stop_token_ids"] == []

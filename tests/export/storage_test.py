@@ -1,0 +1,77 @@
+"""Weights of an exported model: stored once, in the precision that was asked for."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_gpt import GPTBackbone, GPTCausalLM, GPTCausalLMPreprocessor
+from keras_gpt.export import export_saved_model, weights
+from keras_gpt.export.run_saved_model import signature_defaults
+
+OVERHEAD = 8192  # bytes of the file of weights that are no weights
+
+
+@pytest.fixture(scope="module")
+def wide(tokenizer):
+    """A model of 800,000 weights: the graph is small beside them."""
+    backbone = GPTBackbone.from_size(
+        "gpt_nano",
+        vocabulary_size=tokenizer.vocabulary_size(),
+        hidden_dim=256,
+        num_layers=1,
+        max_sequence_length=32,
+    )
+    return GPTCausalLM(backbone, GPTCausalLMPreprocessor(tokenizer, sequence_length=32))
+
+
+def data_size(folder):
+    return (Path(folder) / "variables/variables.data-00000-of-00001").stat().st_size
+
+
+def test_weights_are_stored_once(exported, causal_lm):
+    num_bytes = 4 * causal_lm.backbone.count_params()
+    assert num_bytes <= data_size(exported) <= num_bytes + OVERHEAD
+
+
+@pytest.mark.parametrize("storage_dtype", ["bfloat16", "float16"])
+def test_half_the_bytes_and_the_numbers_of_rounded_weights(
+    wide, tmp_path, storage_dtype
+):
+    before = [weight.numpy() for weight in wide.backbone.weights]
+    folder = export_saved_model(
+        wide, tmp_path, storage_dtype=storage_dtype, batch_sizes=[1]
+    )
+    num_bytes = 2 * wide.backbone.count_params()
+    assert num_bytes <= data_size(folder) <= num_bytes + OVERHEAD
+    for weight, value in zip(wide.backbone.weights, before, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), value)
+    text = ["The king is dead, long live the king!"]
+    with weights.rounded(wide.backbone, storage_dtype):
+        expected = wide.score(text)[0].log_probs
+    exact = wide.score(text)[0].log_probs
+    # Two loads in one process have nothing in common.
+    first, second = (tf.saved_model.load(folder) for _ in range(2))
+    del first
+    scored = second.signatures["score"](text=tf.constant(text))
+    np.testing.assert_allclose(
+        scored["token_log_probs"].numpy()[0], expected, atol=1e-5
+    )
+    assert np.abs(expected - exact).max() > 1e-4
+    assert signature_defaults(folder)["generate"]["temperature"].numpy() == [1.0]
+
+
+def test_weights_have_the_precision_of_the_model_unless_told_otherwise(
+    tokenizer, tmp_path
+):
+    backbone = GPTBackbone.from_size(
+        "gpt_nano",
+        vocabulary_size=tokenizer.vocabulary_size(),
+        hidden_dim=64,
+        dtype="bfloat16",
+    )
+    lm = GPTCausalLM(backbone, GPTCausalLMPreprocessor(tokenizer, sequence_length=64))
+    folder = export_saved_model(lm, tmp_path, max_new_tokens=2, batch_sizes=[1])
+    num_bytes = 2 * backbone.count_params()
+    assert num_bytes <= data_size(folder) <= num_bytes + OVERHEAD
