@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -21,7 +22,12 @@ from keras_gpt.export.signatures.streaming import Streaming
 from keras_gpt.export.signatures.texts import TextSignatures
 from keras_gpt.export.weights import ServedModel, ServedWeights
 from keras_gpt.models.causal_lm import GPTCausalLM
+from keras_gpt.tokenizer import ChatTemplate
 
+MESSAGES = {
+    "role": Input(tf.string, (None,)),
+    "content": Input(tf.string, (None,)),
+}
 TOKENS = {"token_ids": Input(tf.int32, (None,)), "num_tokens": Input(tf.int32)}
 
 
@@ -72,11 +78,12 @@ def build_generator(
         num_candidates=served.num_candidates,
     )
     knobs = knob_inputs(served.defaults, method=served.method)
-    return ServedGenerator(module, _signatures(generation, knobs))
+    template = task.preprocessor.chat_template  # type: ignore[union-attr]
+    return ServedGenerator(module, _signatures(generation, knobs, template))
 
 
 def _signatures(
-    generation: Generation, knobs: dict[str, Input]
+    generation: Generation, knobs: dict[str, Input], template: ChatTemplate | None
 ) -> dict[str, Signature]:
     generate = signature(
         "generate",
@@ -95,6 +102,12 @@ def _signatures(
         "tokenize": ("turns texts into token ids", texts.tokenize, TEXT),
         "detokenize": ("turns token ids into texts", texts.detokenize, TOKENS),
     }
+    if template is not None:
+        functions["chat"] = (
+            "answers conversations: the messages' roles, and their texts",
+            functools.partial(generation.from_chat, template),
+            {**MESSAGES, **knobs},
+        )
     if generation.method == SAMPLING:
         streaming = Streaming(generation, knobs)
         functions["prefill"] = (

@@ -131,6 +131,7 @@ def served_options(
     long_stops = [stop for stop in stops if len(stop) > 1]
     fixed = FixedSequences(
         stops=pad_sequences([long_stops]).numpy(),
+        stop_strings=(),
         bad_words=words_by_ids.bad_words.numpy(),
         bias_sequences=rules.bias_sequences.numpy()[:, ~is_single],
         bias_values=values[:, ~is_single],

@@ -19,6 +19,7 @@ from keras_gpt.models.causal_lm import GPTCausalLM
 
 RUNNER = Path(__file__).with_name("run_saved_model.py")
 PROMPTS = ("", "The", " a\n\nb", "caf\u00e9 \u4e2d")
+MESSAGE = ("role", "content")
 MAX_TOKENS = 16
 STREAM_TOKENS = 5  # at a time
 # Of the four prompts: two greedy, two drawn.
@@ -58,12 +59,23 @@ def verify(task: GPTCausalLM, served: ServedOptions, folder: Path) -> None:
     if served.method == SAMPLING:
         steps = {"max_tokens": STREAM_TOKENS}
         calls.append({"signature": "prefill", "inputs": inputs, **steps})
+    messages = _messages(task)
+    if messages:
+        role, content = ([message[key] for message in messages] for key in MESSAGE)
+        inputs = {"role": [role], "content": [content], "max_new_tokens": [MAX_TOKENS]}
+        calls.insert(0, {"signature": "chat", "inputs": inputs})
     try:
-        generated, scored, tokens, *streamed = run_in_fresh_process(
-            folder, calls, warm_up=True
-        )
+        responses = run_in_fresh_process(folder, calls, warm_up=True)
     except RuntimeError as error:
         raise ExportError(str(error)) from error
+    if messages:
+        options = served.python_options | {"max_new_tokens": MAX_TOKENS}
+        options["num_return_sequences"] = 1
+        stops = served.stop_token_ids
+        answer = task.chat(messages, stop_token_ids=stops, **options)
+        (got,) = responses.pop(0)["generated_text"]
+        _check_equal("chat", str(messages), answer, got)
+    generated, scored, tokens, *streamed = responses
     expected = _expected(task, served, prompts, knobs)
     for prompt, want, got in zip(
         prompts, expected, generated["generated_text"], strict=True
@@ -78,6 +90,22 @@ def verify(task: GPTCausalLM, served: ServedOptions, folder: Path) -> None:
         total = scored["total_log_prob"][row]
         if not np.isclose(total, score.total_log_prob, rtol=SCORE_TOLERANCE):
             _check_equal("score", prompts[row], score.total_log_prob, total)
+
+
+def _messages(task: GPTCausalLM) -> list[dict[str, str]]:
+    """Returns a short conversation, where there is a template and room for it."""
+    template = task.preprocessor and task.preprocessor.chat_template
+    if not template:
+        return []
+    asks = next((role for role in template.roles if role != template.answer_role), "")
+    messages = [dict(zip(MESSAGE, (asks, "Hi"), strict=True))] if asks else []
+    role, content = (
+        tf.constant([[message[key] for message in messages]], tf.string)
+        for key in MESSAGE
+    )
+    tokens, _ = task.text_generator().chat_tokens(template, role=role, content=content)
+    is_short = tokens.row_lengths()[0] < task.backbone.config.max_sequence_length
+    return messages if is_short else []
 
 
 def _prompts(task: GPTCausalLM) -> list[str]:

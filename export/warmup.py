@@ -18,7 +18,6 @@ from keras_gpt.export.signatures.streaming import STATE
 WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 PROMPT = "Hello"
 NUM_TOKENS = 2  # so that each graph runs, and loading stays quick
-ROLE = "user"
 
 
 def write_warmup(
@@ -65,7 +64,7 @@ def _requests(
         "score": text,
         "tokenize": text,
         "detokenize": {"token_ids": [[0]], "num_tokens": [1]},
-        "chat": {"role": [[ROLE]], "content": [[PROMPT]], **few},
+        "chat": {"role": [[""]], "content": [[""]], **few},
         "prefill": {**text, **few},
     }
     for name, inputs in given.items():

@@ -21,11 +21,12 @@ with quiet_start():  # These import tensorflow.
         GPTCausalLM,
         GPTCausalLMPreprocessor,
     )
-    from keras_gpt.tokenizer import GPTTokenizer, train_tokenizer
+    from keras_gpt.tokenizer import ChatTemplate, GPTTokenizer, train_tokenizer
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ChatTemplate",
     "GPTBackbone",
     "GPTCausalLM",
     "GPTCausalLMPreprocessor",

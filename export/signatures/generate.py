@@ -23,6 +23,7 @@ from keras_gpt.generation import (
     search_tokens,
 )
 from keras_gpt.sampling.beam_search import LOWEST_SCORE, BeamSettings
+from keras_gpt.tokenizer import ChatTemplate
 
 
 class Generation:
@@ -67,6 +68,31 @@ class Generation:
             text,
             settings=served.request.settings,
             are_valid=served.are_valid,
+            truncates=served.truncates,
+        )
+        return self.from_prompts(prompts, served)
+
+    def from_chat(
+        self,
+        template: ChatTemplate,
+        role: tf.Tensor,
+        content: tf.Tensor,
+        **knobs: tf.Tensor,
+    ) -> Outputs:
+        """Answers conversations, string (B, M) each, that end as the template says."""
+        generator, rows = self.generator, tf.shape(role)[0]
+        reader = self.knobs.with_stop(template.stop_of(generator.tokenizer))
+        served = reader.read(knobs, rows)
+        # Fields of other widths are a mistake of the whole request.
+        width = tf.minimum(tf.shape(role)[1], tf.shape(content)[1])
+        is_whole = tf.shape(role)[1] == tf.shape(content)[1]
+        tokens, is_valid = generator.chat_tokens(
+            template, role=role[:, :width], content=content[:, :width]
+        )
+        prompts = generator.prompts_of_tokens(
+            tokens,
+            settings=served.request.settings,
+            are_valid=served.are_valid & is_valid & is_whole,
             truncates=served.truncates,
         )
         return self.from_prompts(prompts, served)

@@ -41,13 +41,16 @@ class FixedSequences(NamedTuple):
     """Sequences of several tokens, which hold for every request.
 
     Attributes:
-        stops: int32 array (1, Q, L), padded in front with -1.
+        stops: int32 array (1, Q, L), padded in front with -1; of chats, single
+            tokens, too.
+        stop_strings: strings.
         bad_words: int32 array (1, W, L), likewise.
         bias_sequences: int32 array (1, W, L), likewise.
         bias_values: float32 array (1, W).
     """
 
     stops: np.ndarray
+    stop_strings: tuple[str, ...]
     bad_words: np.ndarray
     bias_sequences: np.ndarray
     bias_values: np.ndarray
@@ -117,6 +120,23 @@ class KnobReader:
         self._vocabulary_size = vocabulary_size
         self._fixed = fixed
 
+    def with_stop(self, stop: int | str | None) -> KnobReader:
+        """Returns a reader by which a token or a string ends each row, too."""
+        fixed = self._fixed
+        if isinstance(stop, str):
+            fixed = fixed._replace(stop_strings=(*fixed.stop_strings, stop))
+        elif stop is not None:
+            length = max(fixed.stops.shape[2], 1)
+            single = np.full([1, 1, length], NO_ID, np.int32)
+            single[0, 0, -1] = stop
+            stops = np.concatenate([fixed.stops, single], axis=1)
+            fixed = fixed._replace(stops=stops)
+        return KnobReader(
+            tokenizer=self._tokenizer,
+            vocabulary_size=self._vocabulary_size,
+            fixed=fixed,
+        )
+
     def read(self, knobs: dict[str, tf.Tensor], rows: tf.Tensor) -> ServedRequest:
         """Returns the request of B rows, given knobs of B rows or of 1."""
         knobs = {name: spread(value, rows) for name, value in knobs.items()}
@@ -156,6 +176,9 @@ class KnobReader:
     def _stops(self, knobs: dict[str, tf.Tensor]) -> Stops:
         single = _used(knobs["stop_token_ids"], NO_ID)[:, :, None]
         strings = _used(knobs["stop_strings"], "")
+        if self._fixed.stop_strings:
+            fixed = tf.constant([self._fixed.stop_strings])
+            strings = tf.concat([strings, spread(fixed, tf.shape(strings)[0])], axis=1)
         return Stops(_beside(single, self._fixed.stops), strings)
 
     def _rules(self, knobs: dict[str, tf.Tensor]) -> TokenRules:

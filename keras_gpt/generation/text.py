@@ -75,8 +75,18 @@ class TextGenerator:
 
     def prompt_tokens(self, text: tf.Tensor) -> tf.RaggedTensor:
         """Returns the ids (B, ragged) that the prompts `text` (B,) become."""
-        tokens = self.tokenizer.tokenize(text)
-        start = tf.fill([tf.shape(text)[0], 1], self.start_id)
+        return self._with_start(self.tokenizer.tokenize(text))
+
+    def chat_tokens(
+        self, template: Any, *, role: tf.Tensor, content: tf.Tensor
+    ) -> tuple[tf.RaggedTensor, tf.Tensor]:
+        """Returns the ids that conversations become, by a `ChatTemplate`; see there."""
+        tokens, is_valid = template.tokens(self.tokenizer, role=role, content=content)
+        return self._with_start(tokens), is_valid
+
+    def _with_start(self, tokens: tf.RaggedTensor) -> tf.RaggedTensor:
+        """Puts the end-of-text token before prompts that begin with it."""
+        start = tf.fill([tokens.nrows(), 1], self.start_id)
         if not self.add_start_token:
             needed = tf.cast(tokens.row_lengths() == 0, tf.int64)
             start = tf.RaggedTensor.from_row_lengths(

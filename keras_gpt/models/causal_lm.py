@@ -15,8 +15,15 @@ from keras_gpt import presets
 from keras_gpt.generation import TextGenerator
 from keras_gpt.models.backbone import GPTBackbone
 from keras_gpt.models.causal_lm_preprocessor import GPTCausalLMPreprocessor
+from keras_gpt.models.generation_inputs import (
+    conversations,
+    message_table,
+    string_batches,
+    unpadded,
+    with_prefixes,
+)
 from keras_gpt.models.generation_options import GenerationOptions
-from keras_gpt.models.generation_results import Continuation, details_of, nest
+from keras_gpt.models.generation_results import details_of, id_rows, texts_of
 from keras_gpt.models.generation_runner import (
     Batch,
     GenerationRunner,
@@ -178,9 +185,9 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
         rows = [row for result in results for row in result.rows]
         texts: Any
         if self.preprocessor is None:
-            texts = _id_rows(inputs, rows, strip_prompt=strip_prompt)
+            texts = id_rows(inputs, rows, strip_prompt=strip_prompt)
         else:
-            texts = _texts(prompts, rows, is_scalar=is_scalar, options=chosen)
+            texts = texts_of(prompts, rows, is_scalar=is_scalar, options=chosen)
         if not return_details:
             return texts
         return details_of(
@@ -190,6 +197,57 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
             is_scalar=is_scalar,
             is_single=chosen.num_return_sequences == 1,
         )
+
+    def chat(
+        self,
+        messages: Any,
+        max_length: int | None = None,
+        stop_token_ids: str | Sequence[Any] | None = "auto",
+        **options: Any,
+    ) -> Any:
+        """Answers conversations, by the preprocessor's `chat_template`.
+
+        Args:
+            messages: list of messages, dicts of `role` and `content`, or a list of
+                such lists.
+            max_length: as in `generate`, like the others.
+            stop_token_ids: as in `generate`; what ends a message of the template does
+                so, too.
+            **options: as in `generate`, of `keras_gpt.GenerationOptions`; one answer
+                each.
+
+        Returns:
+            The answer, a string, or a list of them.
+
+        Raises:
+            TypeError, ValueError: as in `generate`; and if there is no template, or a
+                message is none of it.
+        """
+        preprocessor = self.preprocessor
+        template = None if preprocessor is None else preprocessor.chat_template
+        if preprocessor is None or template is None:
+            raise ValueError(
+                "chat_template of the preprocessor must be set to chat, got None."
+            )
+        rows, is_single = conversations(messages, template)
+        chosen = GenerationOptions.of({**self.sampler_options.method, **options})
+        if chosen.prefix is not None or chosen.num_return_sequences > 1:
+            raise ValueError(
+                "prefix and num_return_sequences must not be given to chat."
+            )
+        runner, stops = self._runner(), self.stop_sequences(stop_token_ids)
+        stop = template.stop_of(preprocessor.tokenizer)
+        if isinstance(stop, int):
+            stops = [*stops, [stop]]
+        elif stop is not None:
+            chosen = chosen.with_stop_string(stop)
+        token_ids = runner.encode_chat(
+            message_table(rows, "role"), message_table(rows, "content")
+        )
+        length = preprocessor.sequence_length if max_length is None else max_length
+        call = Batch(token_ids, stops, length, chosen, self.sampler_options.settings)
+        found, none = runner.generate(call).rows, [b""] * len(rows)
+        return texts_of(none, found, is_scalar=is_single, options=chosen)
 
     def stream(
         self,
@@ -361,7 +419,7 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
         """Returns a batch's prompts, prefixes included, and what to run for them."""
         if self.preprocessor is None:
             size = self.backbone.config.vocabulary_size
-            token_ids = _unpadded(batch, options, vocabulary_size=size)
+            token_ids = unpadded(batch, options, vocabulary_size=size)
             prompts = []
             # As in KerasHub, the padded length is the default longest result.
             default_length = np.shape(batch["token_ids"])[1]
@@ -369,7 +427,7 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
                 default_length = self.backbone.config.max_sequence_length
         else:
             token_ids = self._runner().encode(batch, prefix=options.prefix)
-            prompts = _with_prefixes(batch.numpy().tolist(), options.prefix)
+            prompts = with_prefixes(batch.numpy().tolist(), options.prefix)
             default_length = self.preprocessor.sequence_length
         return prompts, Batch(
             token_ids=token_ids,
@@ -402,90 +460,3 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
             )
         # Others than ids of the vocabulary never come.
         return [sequence for sequence in sequences if min(sequence) >= 0]
-
-
-def _unpadded(
-    batch: dict[str, Any], options: GenerationOptions, *, vocabulary_size: int
-) -> list[np.ndarray]:
-    """Returns the real ids of each row."""
-    ids = np.asarray(batch["token_ids"], np.int32)
-    mask = np.asarray(batch["padding_mask"], bool)
-    lengths = mask.sum(axis=-1)
-    least = 1 if options.prefix is None else 0
-    if ids.ndim != 2 or np.min(lengths, initial=least) < least:
-        raise ValueError(
-            "token_ids must be (B, T) with at least one real token in each row, "
-            f"got shape {ids.shape} and row lengths {lengths.tolist()}."
-        )
-    if mask.shape != ids.shape or np.any(
-        mask != (np.arange(ids.shape[1]) < lengths[:, None])
-    ):
-        raise ValueError(
-            "padding_mask must be of the shape of token_ids, true at the real tokens, "
-            "which come first in their row."
-        )
-    wrong = ids[mask & ((ids < 0) | (ids >= vocabulary_size))]
-    if wrong.size:
-        raise ValueError(
-            f"token_ids must be in [0, {vocabulary_size}), got {wrong[0]}."
-        )
-    return [row[:length] for row, length in zip(ids, lengths, strict=True)]
-
-
-def _with_prefixes(prompts: list[bytes], prefix: PromptPrefix | None) -> list[bytes]:
-    if prefix is None or prefix.texts is None:
-        return prompts
-    before = prefix.texts * len(prompts) if prefix.is_single else prefix.texts
-    return [first + text for first, text in zip(before, prompts, strict=True)]
-
-
-def _texts(
-    prompts: list[bytes],
-    rows: list[list[Continuation]],
-    *,
-    is_scalar: bool,
-    options: GenerationOptions,
-) -> Any:
-    """Returns prompts and continuations as strings."""
-    texts = [
-        [(prompt + (new.text or b"")).decode("utf-8", "replace") for new in row]
-        for prompt, row in zip(prompts, rows, strict=True)
-    ]
-    is_single = options.num_return_sequences == 1
-    return nest(texts, is_scalar=is_scalar, is_single=is_single)
-
-
-def _id_rows(
-    inputs: dict[str, Any], rows: list[list[Continuation]], *, strip_prompt: bool
-) -> dict[str, np.ndarray]:
-    """Returns prompts and continuations as padded ids."""
-    ids = np.asarray(inputs["token_ids"], np.int32)
-    lengths = np.asarray(inputs["padding_mask"], bool).sum(axis=-1)
-    whole = [
-        np.concatenate([[] if strip_prompt else prompt[:length], new.token_ids])
-        for prompt, length, row in zip(ids, lengths, rows, strict=True)
-        for new in row
-    ]
-    width = max([ids.shape[1], *(len(row) for row in whole)])
-    outputs = {
-        "token_ids": np.zeros([len(whole), width], np.int32),
-        "padding_mask": np.zeros([len(whole), width], bool),
-    }
-    for index, row in enumerate(whole):
-        outputs["token_ids"][index, : len(row)] = row
-        outputs["padding_mask"][index, : len(row)] = True
-    return outputs
-
-
-def string_batches(inputs: Any) -> tuple[Iterable[tf.Tensor], bool]:
-    """Returns prompts as batches of string vectors, and whether it was one string."""
-    if isinstance(inputs, tf.data.Dataset):
-        return (tf.reshape(batch, [-1]) for batch in inputs), False
-    prompts = tf.convert_to_tensor(inputs, tf.string)
-    if prompts.shape.rank == 0:
-        return [prompts[None]], True
-    if prompts.shape.rank != 1:
-        raise ValueError(
-            f"inputs must be a string or a vector of strings, got {prompts.shape}."
-        )
-    return [prompts], False

@@ -9,7 +9,7 @@ import keras_nlp
 
 from keras_gpt import presets
 from keras_gpt.models.backbone import GPTBackbone
-from keras_gpt.tokenizer import GPTTokenizer
+from keras_gpt.tokenizer import ChatTemplate, GPTTokenizer
 
 # KerasHub finds the tokenizer of a preset by the backbone that it belongs to.
 GPTTokenizer.backbone_cls = GPTBackbone
@@ -27,6 +27,9 @@ class GPTCausalLMPreprocessor(keras_nlp.models.CausalLMPreprocessor):
             token, as KerasHub's do. Defaults to False, as GPT-2 was trained.
         add_end_token: bool. Whether rows end with it. Defaults to True; without
             effect where the vocabulary has none.
+        chat_template: `ChatTemplate`, its name or its `to_dict`, by which
+            `GPTCausalLM.chat` and exported models put conversations together.
+            Optional.
 
     Call arguments:
         x: strings (B,), or one string.
@@ -45,6 +48,7 @@ class GPTCausalLMPreprocessor(keras_nlp.models.CausalLMPreprocessor):
         sequence_length: int = 1024,
         add_start_token: bool = False,
         add_end_token: bool = True,
+        chat_template: ChatTemplate | str | dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         if sequence_length < 1:
@@ -60,6 +64,14 @@ class GPTCausalLMPreprocessor(keras_nlp.models.CausalLMPreprocessor):
             add_end_token=add_end_token,
             **kwargs,
         )
+        self.chat_template = ChatTemplate.of(chat_template)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        config = super().get_config()
+        if self.chat_template is not None:
+            config["chat_template"] = self.chat_template.to_dict()
+        return config
 
     @classmethod
     def from_preset(cls, preset: Any, **kwargs: Any) -> GPTCausalLMPreprocessor:

@@ -400,6 +400,14 @@ class GenerationOptions:
         padded = [row + [""] * (width - len(row)) for row in table]
         return tf.constant(padded, tf.string, shape=[len(table), width])
 
+    def with_stop_string(self, string: str) -> GenerationOptions:
+        """Returns the options with one more stop string in each row."""
+        given = [] if self.stop_strings is None else self.stop_strings
+        given = [given] if isinstance(given, str) else list(given)
+        is_one = all(map(is_string, given))
+        more = [*given, string] if is_one else [[*row, string] for row in given]
+        return dataclasses.replace(self, stop_strings=more)
+
     def beam_settings(self, rows: int) -> tuple[BeamSettings, tf.Tensor]:
         """Returns how each row searches, and its diversity penalty."""
         diversity = numbers("diversity_penalty", self.diversity_penalty, rows)

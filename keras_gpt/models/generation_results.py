@@ -1,4 +1,4 @@
-"""What `GPTCausalLM.generate` returns with `return_details`."""
+"""What `GPTCausalLM.generate` returns: texts, ids, or all of their details."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from keras_gpt.models.generation_options import GenerationOptions
 
 
 class TokenAlternatives(NamedTuple):
@@ -176,3 +178,41 @@ def details_of(
             tokens_per_second=num_tokens / total_seconds,
         ),
     )
+
+
+def texts_of(
+    prompts: list[bytes],
+    rows: list[list[Continuation]],
+    *,
+    is_scalar: bool,
+    options: GenerationOptions,
+) -> Any:
+    """Returns prompts and continuations as strings."""
+    texts = [
+        [(prompt + (new.text or b"")).decode("utf-8", "replace") for new in row]
+        for prompt, row in zip(prompts, rows, strict=True)
+    ]
+    is_single = options.num_return_sequences == 1
+    return nest(texts, is_scalar=is_scalar, is_single=is_single)
+
+
+def id_rows(
+    inputs: dict[str, Any], rows: list[list[Continuation]], *, strip_prompt: bool
+) -> dict[str, np.ndarray]:
+    """Returns prompts and continuations as padded ids."""
+    ids = np.asarray(inputs["token_ids"], np.int32)
+    lengths = np.asarray(inputs["padding_mask"], bool).sum(axis=-1)
+    whole = [
+        np.concatenate([[] if strip_prompt else prompt[:length], new.token_ids])
+        for prompt, length, row in zip(ids, lengths, rows, strict=True)
+        for new in row
+    ]
+    width = max([ids.shape[1], *(len(row) for row in whole)])
+    outputs = {
+        "token_ids": np.zeros([len(whole), width], np.int32),
+        "padding_mask": np.zeros([len(whole), width], bool),
+    }
+    for index, row in enumerate(whole):
+        outputs["token_ids"][index, : len(row)] = row
+        outputs["padding_mask"][index, : len(row)] = True
+    return outputs

@@ -147,6 +147,15 @@ class GenerationRunner:
         tokens = (traced.prompt_tokens if prefix is None else traced.tokenize)(texts)
         return np.split(tokens.values.numpy(), tokens.row_splits.numpy()[1:-1])
 
+    def encode_chat(self, role: tf.Tensor, content: tf.Tensor) -> list[Any]:
+        """Returns the ids that conversations, string (B, M) each, become."""
+        if not len(role):
+            return []
+        tokens, _ = self.text_generator().chat_tokens(
+            self._preprocessor.chat_template, role=role, content=content
+        )
+        return np.split(tokens.values.numpy(), tokens.row_splits.numpy()[1:-1])
+
     def generate(self, batch: Batch, *, timed: bool = False) -> BatchResult:
         """Continues each prompt.
 
