@@ -44,7 +44,11 @@ class ServedGenerator(NamedTuple):
 
 
 def build_generator(
-    task: GPTCausalLM, served: ServedOptions, *, storage_dtype: str | None = None
+    task: GPTCausalLM,
+    served: ServedOptions,
+    *,
+    storage_dtype: str | None = None,
+    xla: bool = False,
 ) -> ServedGenerator:
     """Puts tokenizer, weights, KV cache and sampling loop into one module.
 
@@ -52,6 +56,7 @@ def build_generator(
         task: `GPTCausalLM` with a preprocessor.
         served: `ServedOptions`.
         storage_dtype: string or None. As in `ServedWeights`.
+        xla: bool. Whether there is a signature `generate_xla`. Defaults to False.
     """
     options, config = served.options, task.backbone.config
     module = tf.Module()
@@ -79,7 +84,10 @@ def build_generator(
     )
     knobs = knob_inputs(served.defaults, method=served.method)
     template = task.preprocessor.chat_template  # type: ignore[union-attr]
-    return ServedGenerator(module, _signatures(generation, knobs, template))
+    signatures = _signatures(generation, knobs, template)
+    if xla:
+        signatures["generate_xla"] = _xla_signature(generation, knobs)
+    return ServedGenerator(module, signatures)
 
 
 def _signatures(
@@ -123,3 +131,16 @@ def _signatures(
     made = {name: signature(name, *parts) for name, parts in functions.items()}
     first = {"serving_default": made.pop("serving_default"), "generate": generate}
     return {**first, **made}
+
+
+def _xla_signature(generation: Generation, knobs: dict[str, Input]) -> Signature:
+    return signature(
+        "generate_xla",
+        "as generate, compiled by XLA for each size of batch, prompt and text; the "
+        "server needs --xla_cpu_compilation_enabled",
+        generation.compiled().from_text,
+        {
+            **TEXT,
+            **{name: one for name, one in knobs.items() if name != "stop_strings"},
+        },
+    )

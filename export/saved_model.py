@@ -22,6 +22,7 @@ from keras_gpt.export.serving_files import (
     output_types,
     write_serving_files,
 )
+from keras_gpt.export.signatures.knobs import SAMPLING
 from keras_gpt.export.verify import ExportError, verify
 from keras_gpt.export.warmup import WARMUP_FILE, write_warmup
 from keras_gpt.export.weights import STORAGE_DTYPES, rounded
@@ -39,6 +40,7 @@ def export_saved_model(
     stop_token_ids: Any = "auto",
     storage_dtype: str | None = None,
     speculative: bool = False,
+    xla: bool = False,
     model_name: str = MODEL_NAME,
     batch_sizes: Sequence[int] = BATCH_SIZES,
     **options: Any,
@@ -62,6 +64,9 @@ def export_saved_model(
         speculative: bool. Whether `generate` drafts tokens by prompt lookup: the same
             text, sooner where it repeats itself. The same as `draft="prompt_lookup"`.
             Defaults to False.
+        xla: bool. Whether there is a signature `generate_xla`, too: by sampling,
+            without stop strings, and for servers that allow XLA
+            (`--xla_cpu_compilation_enabled`). Defaults to False.
         model_name: string. Under which it is served. Defaults to `"gpt"`.
         batch_sizes: ints. Of which a server is to make batches, each with its warm-up
             record. Defaults to 1, 2, 4 and 8.
@@ -91,7 +96,11 @@ def export_saved_model(
     target = folder / str(version)
     if target.exists():
         raise FileExistsError(f"version must be new, but {target} exists.")
-    generator = build_generator(task, served, storage_dtype=storage_dtype)
+    if xla and (served.method != SAMPLING or served.defaults["stop_strings"]):
+        raise ValueError(
+            "xla must be False for a search, or with stop_strings, got True."
+        )
+    generator = build_generator(task, served, storage_dtype=storage_dtype, xla=xla)
     _clear_remains(folder)
     # TF Serving ignores folders whose names are no numbers.
     temporary = folder / f".writing-{version}-{os.getpid()}"
@@ -111,6 +120,7 @@ def export_saved_model(
             signatures=generator.signatures,
             export_options={
                 "storage_dtype": storage_dtype,
+                "xla": xla,
                 "model_name": model_name,
                 "batch_sizes": sizes,
                 **{name: repr(value) for name, value in options.items()},
@@ -121,7 +131,7 @@ def export_saved_model(
         )
         write_text(temporary / MODEL_CARD, text + "\n")
         with rounded(task.backbone, storage_dtype):
-            verify(task, served, temporary)
+            verify(task, served, temporary, xla=xla)
         write_serving_files(
             folder,
             model_name=model_name,

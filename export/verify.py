@@ -6,8 +6,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -19,10 +20,10 @@ from keras_gpt.models.causal_lm import GPTCausalLM
 
 RUNNER = Path(__file__).with_name("run_saved_model.py")
 PROMPTS = ("", "The", " a\n\nb", "caf\u00e9 \u4e2d")
-MESSAGE = ("role", "content")
 MAX_TOKENS = 16
 STREAM_TOKENS = 5  # at a time
 # Of the four prompts: two greedy, two drawn.
+NUM_GREEDY = 2
 DRAWS = {"temperature": [0.0, 0.0, 1.0, 0.7], "seed": [0, 1, 2, 3]}
 # Logits of a batch and of a single text differ in their last bits.
 SCORE_TOLERANCE = 1e-3
@@ -32,13 +33,28 @@ class ExportError(RuntimeError):
     """An export that failed its own checks; nothing was left behind."""
 
 
-def verify(task: GPTCausalLM, served: ServedOptions, folder: Path) -> None:
+class _Check(NamedTuple):
+    """A call of the exported model, and what compares its outputs with the library's.
+
+    Attributes:
+        call: as in run_saved_model.py.
+        compare: takes the outputs; raises `ExportError`.
+    """
+
+    call: dict[str, Any]
+    compare: Callable[[dict[str, Any]], None]
+
+
+def verify(
+    task: GPTCausalLM, served: ServedOptions, folder: Path, *, xla: bool = False
+) -> None:
     """Checks that a folder serves what the task generates, and nothing is foreign.
 
     Args:
         task: `GPTCausalLM`, with weights as they are stored.
         served: `ServedOptions`.
         folder: the version folder.
+        xla: bool. Whether there is a signature `generate_xla`. Defaults to False.
 
     Raises:
         ExportError: if a check fails.
@@ -47,65 +63,104 @@ def verify(task: GPTCausalLM, served: ServedOptions, folder: Path) -> None:
     if bad_ops:
         raise ExportError(f"the graph holds {'; '.join(bad_ops)}.")
     prompts = _prompts(task)
+    checks = [
+        *_generation_checks(task, served, prompts, xla=xla),
+        _score_check(task, prompts),
+        _tokenize_check(task, prompts),
+        *_chat_checks(task, served),
+    ]
+    try:
+        responses = run_in_fresh_process(
+            folder, [check.call for check in checks], warm_up=True
+        )
+    except RuntimeError as error:
+        raise ExportError(str(error)) from error
+    for check, response in zip(checks, responses, strict=True):
+        check.compare(response)
+
+
+def _generation_checks(
+    task: GPTCausalLM, served: ServedOptions, prompts: list[str], *, xla: bool
+) -> list[_Check]:
+    """Returns the checks of `generate`, in one go, in steps and in XLA."""
     knobs: dict[str, Any] = {"max_new_tokens": [MAX_TOKENS] * len(prompts)}
     if served.method == SAMPLING:
         knobs |= DRAWS
+    texts = task.generate(
+        prompts,
+        max_length=task.backbone.config.max_sequence_length,
+        stop_token_ids=served.stop_token_ids,
+        strip_prompt=True,
+        **served.python_options | knobs,
+    )
+    texts = [text if isinstance(text, str) else text[0] for text in texts]
     inputs = {"text": prompts, **knobs}
-    calls: list[dict[str, Any]] = [
-        {"signature": "generate", "inputs": inputs},
-        {"signature": "score", "inputs": {"text": prompts}},
-        {"signature": "tokenize", "inputs": {"text": prompts}},
-    ]
+
+    def compare(name: str, field: str, rows: int = len(prompts)) -> Any:
+        def check(outputs: dict[str, Any]) -> None:
+            found = zip(prompts[:rows], texts, outputs[field], strict=False)
+            for prompt, want, got in found:
+                _check_equal(name, prompt, want, got)
+
+        return check
+
+    generated = compare("generate", "generated_text")
+    checks = [_Check({"signature": "generate", "inputs": inputs}, generated)]
     if served.method == SAMPLING:
-        steps = {"max_tokens": STREAM_TOKENS}
-        calls.append({"signature": "prefill", "inputs": inputs, **steps})
-    messages = _messages(task)
-    if messages:
-        role, content = ([message[key] for message in messages] for key in MESSAGE)
-        inputs = {"role": [role], "content": [content], "max_new_tokens": [MAX_TOKENS]}
-        calls.insert(0, {"signature": "chat", "inputs": inputs})
-    try:
-        responses = run_in_fresh_process(folder, calls, warm_up=True)
-    except RuntimeError as error:
-        raise ExportError(str(error)) from error
-    if messages:
-        options = served.python_options | {"max_new_tokens": MAX_TOKENS}
-        options["num_return_sequences"] = 1
-        stops = served.stop_token_ids
-        answer = task.chat(messages, stop_token_ids=stops, **options)
-        (got,) = responses.pop(0)["generated_text"]
-        _check_equal("chat", str(messages), answer, got)
-    generated, scored, tokens, *streamed = responses
-    expected = _expected(task, served, prompts, knobs)
-    for prompt, want, got in zip(
-        prompts, expected, generated["generated_text"], strict=True
-    ):
-        _check_equal("generate", prompt, want, got)
-    for stream in streamed:
-        for prompt, want, got in zip(prompts, expected, stream["text"], strict=True):
-            _check_equal("prefill and decode", prompt, want, got)
-    for row, score in enumerate(task.score(prompts)):
-        ids = tokens["token_ids"][row][: tokens["num_tokens"][row]]
-        _check_equal("tokenize", prompts[row], score.token_ids.tolist(), ids)
-        total = scored["total_log_prob"][row]
-        if not np.isclose(total, score.total_log_prob, rtol=SCORE_TOLERANCE):
-            _check_equal("score", prompts[row], score.total_log_prob, total)
+        call = {"signature": "prefill", "inputs": inputs, "max_tokens": STREAM_TOKENS}
+        checks.append(_Check(call, compare("prefill and decode", "text")))
+    if xla:
+        # Its sums run in another order, so that draws may differ: only greedy ones.
+        call = {"signature": "generate_xla", "inputs": inputs}
+        checks.append(
+            _Check(call, compare("generate_xla", "generated_text", NUM_GREEDY))
+        )
+    return checks
 
 
-def _messages(task: GPTCausalLM) -> list[dict[str, str]]:
-    """Returns a short conversation, where there is a template and room for it."""
+def _score_check(task: GPTCausalLM, prompts: list[str]) -> _Check:
+    def compare(outputs: dict[str, Any]) -> None:
+        totals = [score.total_log_prob for score in task.score(prompts)]
+        found = zip(prompts, totals, outputs["total_log_prob"], strict=True)
+        for prompt, want, got in found:
+            if not np.isclose(got, want, rtol=SCORE_TOLERANCE):
+                _check_equal("score", prompt, want, got)
+
+    return _Check({"signature": "score", "inputs": {"text": prompts}}, compare)
+
+
+def _tokenize_check(task: GPTCausalLM, prompts: list[str]) -> _Check:
+    def compare(outputs: dict[str, Any]) -> None:
+        tokens = task.text_generator().tokenizer.tokenize(prompts).to_list()
+        counts = outputs["num_tokens"]
+        found = zip(prompts, tokens, outputs["token_ids"], counts, strict=True)
+        for prompt, want, got, count in found:
+            _check_equal("tokenize", prompt, want, got[:count])
+
+    return _Check({"signature": "tokenize", "inputs": {"text": prompts}}, compare)
+
+
+def _chat_checks(task: GPTCausalLM, served: ServedOptions) -> list[_Check]:
+    """Returns a check of `chat`, where there is a template and room for it."""
     template = task.preprocessor and task.preprocessor.chat_template
     if not template:
         return []
-    asks = next((role for role in template.roles if role != template.answer_role), "")
-    messages = [dict(zip(MESSAGE, (asks, "Hi"), strict=True))] if asks else []
-    role, content = (
-        tf.constant([[message[key] for message in messages]], tf.string)
-        for key in MESSAGE
+    messages = [{"role": role, "content": "Hi"} for role in template.roles]
+    columns = {key: [[one[key] for one in messages]] for key in ("role", "content")}
+    tokens, _ = task.text_generator().chat_tokens(
+        template, **{key: tf.constant(value) for key, value in columns.items()}
     )
-    tokens, _ = task.text_generator().chat_tokens(template, role=role, content=content)
-    is_short = tokens.row_lengths()[0] < task.backbone.config.max_sequence_length
-    return messages if is_short else []
+    if tokens.row_lengths()[0] >= task.backbone.config.max_sequence_length:
+        return []
+
+    def compare(outputs: dict[str, Any]) -> None:
+        options = served.python_options | {"max_new_tokens": MAX_TOKENS}
+        options["num_return_sequences"] = 1
+        answer = task.chat(messages, stop_token_ids=served.stop_token_ids, **options)
+        _check_equal("chat", str(messages), answer, outputs["generated_text"][0])
+
+    inputs = {**columns, "max_new_tokens": [MAX_TOKENS]}
+    return [_Check({"signature": "chat", "inputs": inputs}, compare)]
 
 
 def _prompts(task: GPTCausalLM) -> list[str]:
@@ -114,21 +169,6 @@ def _prompts(task: GPTCausalLM) -> list[str]:
     if max(counts.numpy()) >= task.backbone.config.max_sequence_length:
         return [""] * len(PROMPTS)  # a context too short for anything else
     return list(PROMPTS)
-
-
-def _expected(
-    task: GPTCausalLM, served: ServedOptions, prompts: list[str], knobs: dict[str, Any]
-) -> list[str]:
-    """Returns what the library itself generates."""
-    options = served.python_options | knobs
-    texts = task.generate(
-        prompts,
-        max_length=task.backbone.config.max_sequence_length,
-        stop_token_ids=served.stop_token_ids,
-        strip_prompt=True,
-        **options,
-    )
-    return [text if isinstance(text, str) else text[0] for text in texts]
 
 
 def _check_equal(name: str, prompt: str, want: Any, got: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import tensorflow as tf
 
@@ -14,6 +16,7 @@ from keras_gpt.export.signatures.knobs import (
 )
 from keras_gpt.generation import (
     FINISH_REASONS,
+    CompiledDecoder,
     ContrastiveSettings,
     FoundTokens,
     GeneratedTokens,
@@ -60,6 +63,13 @@ class Generation:
         self._num_return_sequences = num_return_sequences
         self._early_stopping = early_stopping
         self._num_candidates = num_candidates
+        self._draw = generator.decoder.generate
+
+    def compiled(self) -> Generation:
+        """Returns the same by sampling, as a computation of XLA."""
+        other = copy.copy(self)
+        other._draw = CompiledDecoder(self.generator.decoder).generate
+        return other
 
     def from_text(self, text: tf.Tensor, **knobs: tf.Tensor) -> Outputs:
         """Continues prompts, string (B,)."""
@@ -109,7 +119,7 @@ class Generation:
             )
             tokens = search_contrastively(decoder, prompts, request, settings=settings)
         else:
-            tokens = decoder.generate(prompts, request)
+            tokens = self._draw(prompts, request)
         return text_outputs(self.generator, tokens)
 
     def _search(self, prompts: Prompts, served: ServedRequest) -> Outputs:

@@ -175,7 +175,9 @@ class KnobReader:
 
     def _stops(self, knobs: dict[str, tf.Tensor]) -> Stops:
         single = _used(knobs["stop_token_ids"], NO_ID)[:, :, None]
-        strings = _used(knobs["stop_strings"], "")
+        # XLA has no strings, hence no such knob.
+        none = tf.zeros([tf.shape(single)[0], 0], tf.string)
+        strings = _used(knobs.get("stop_strings", none), "")
         if self._fixed.stop_strings:
             fixed = tf.constant([self._fixed.stop_strings])
             strings = tf.concat([strings, spread(fixed, tf.shape(strings)[0])], axis=1)

@@ -1,6 +1,7 @@
 """Text generation: prefill, decode loop, and the ways of choosing tokens."""
 
 from keras_gpt.generation.beams import FoundTokens, search_tokens
+from keras_gpt.generation.compiled import CompiledDecoder
 from keras_gpt.generation.contrastive import ContrastiveSettings, search_contrastively
 from keras_gpt.generation.decoder import Decoder, new_tokens
 from keras_gpt.generation.drafts import Drafter, DraftModel, PromptLookup
@@ -34,6 +35,7 @@ __all__ = [
     "STOP",
     "UNFINISHED",
     "Alternatives",
+    "CompiledDecoder",
     "ContrastiveSettings",
     "DecodeState",
     "Decoder",

@@ -80,7 +80,7 @@ class Decoder:
         self.drafter = drafter
         self.token_text = token_text
         self.text_start = text_start
-        self._processors = tuple(processors)
+        self.processors = tuple(processors)
 
     def begin(self, prompts: Prompts, request: Request) -> DecodeState:
         """Returns the state before the first token, for B rows of each."""
@@ -120,7 +120,12 @@ class Decoder:
         return self.drafter.num_tokens if self.drafter else 0
 
     def advance(
-        self, state: DecodeState, request: Request, *, num_steps: tf.Tensor
+        self,
+        state: DecodeState,
+        request: Request,
+        *,
+        num_steps: tf.Tensor,
+        width: tf.Tensor | None = None,
     ) -> DecodeState:
         """Goes on for some rounds, each a token or more, or until all rows end.
 
@@ -128,10 +133,12 @@ class Decoder:
             state: `DecodeState`. Its cache is used up.
             request: the `Request` that it began with.
             num_steps: int32 scalar.
+            width: int32 scalar. Tokens of a row to feed in a round, as in `feed`.
+                Optional.
         """
         _, state = tf.while_loop(
             lambda step, now: (step < num_steps) & tf.reduce_any(now.is_running),
-            lambda step, now: (step + 1, self._round(now, request)),
+            lambda step, now: (step + 1, self._round(now, request, width=width)),
             (tf.constant(0), state),
             shape_invariants=(tf.TensorShape([]), shapes_of_rounds(state)),
             parallel_iterations=1,
@@ -159,14 +166,16 @@ class Decoder:
         )
         return Prefix(token_ids, lengths, fed.cache)
 
-    def _round(self, state: DecodeState, request: Request) -> DecodeState:
+    def _round(
+        self, state: DecodeState, request: Request, *, width: tf.Tensor | None = None
+    ) -> DecodeState:
         """Feeds what was not fed, and chooses a token in each running row."""
         state = self._slide(state)
         drafts = None
         if self.drafter is not None:
             drafts, draft = self.drafter.propose(state, request, self.choose)
             state = state._replace(draft=draft)
-        fed = self._feed(state, drafts)
+        fed = self._feed(state, drafts, width=width)
         state = state._replace(cache=fed.cache)
         running = state.is_running
         if drafts is None:
@@ -191,7 +200,7 @@ class Decoder:
             num_cached=tf.where(overflows, 0, state.num_cached),
         )
 
-    def _feed(self, state: DecodeState, drafts: Any) -> Fed:
+    def _feed(self, state: DecodeState, drafts: Any, *, width: tf.Tensor | None) -> Fed:
         if drafts is None:
             token_ids, num_drafts = state.token_ids, None
         else:
@@ -208,6 +217,7 @@ class Decoder:
             rows=state.is_running,
             num_drafts=num_drafts,
             num_hidden=1 + most,
+            width=width,
         )
 
     def choose(self, logits: tf.Tensor, state: DecodeState, request: Request) -> Choice:
@@ -229,7 +239,7 @@ class Decoder:
     def choice_of(self, token_ids: tf.Tensor, processed: tf.Tensor) -> Choice:
         """Returns tokens (B,) that were chosen by `processed` logits (B, V)."""
         is_number = tf.ones_like(token_ids, tf.bool)
-        if self._processors:
+        if self.processors:
             # Ours keep numbers finite, and the model's own are looked at in `commit`.
             is_number = ~tf.reduce_any(tf.math.is_nan(processed), axis=-1)
         chosen = tf.gather(processed, token_ids, batch_dims=1)
@@ -245,7 +255,7 @@ class Decoder:
             rules=request.rules,
             stop_sequences=request.stops.sequences,
             history=history,
-            processors=self._processors,
+            processors=self.processors,
         )
 
     def commit(

@@ -36,6 +36,7 @@ def feed(
     starts: tf.Tensor | None = None,
     rows: tf.Tensor | None = None,
     num_drafts: tf.Tensor | None = None,
+    width: tf.Tensor | None = None,
 ) -> Fed:
     """Feeds the tokens that are not in the cache, however many each row has.
 
@@ -51,14 +52,21 @@ def feed(
         rows: bool (B,). Rows to feed; of the others, nothing is returned that has a
             meaning. Defaults to all.
         num_drafts: int32 (B,). Drafts to feed behind the text. Defaults to none.
+        width: int32 scalar. Tokens to feed in each row, at least those of the longest;
+            for compilers, which want to know it beforehand. The cache then does not
+            grow. Defaults to as many as there are.
     """
     starts = tf.zeros_like(lengths) if starts is None else starts
     rows = tf.ones_like(lengths, tf.bool) if rows is None else rows
     in_window = lengths - starts
     until = in_window if num_drafts is None else in_window + num_drafts
-    width = tf.reduce_max(tf.where(rows, until - num_cached, 1))
-    cache = kv_cache.grow(cache, 1 + tf.reduce_max(tf.where(rows, until, 0)))
-    slots = num_cached[:, None] + tf.range(tf.maximum(width, 1))
+    if width is None:
+        longest = tf.reduce_max(tf.where(rows, until - num_cached, 1))
+        columns = tf.range(tf.maximum(longest, 1))
+        cache = kv_cache.grow(cache, 1 + tf.reduce_max(tf.where(rows, until, 0)))
+    else:
+        columns = tf.range(width)
+    slots = num_cached[:, None] + columns
     # What a row has too few tokens for goes to the last slot, which nobody reads.
     is_own = rows[:, None] & (slots < until[:, None])
     last_position = model.config.max_sequence_length - 1

@@ -15,6 +15,9 @@ one. `take_rows` makes a copy that is free to use.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -22,6 +25,7 @@ import tensorflow as tf
 # A cache is copied each time it grows, and attention looks at up to so many slots more
 # than are in use.
 SLOTS_AT_ONCE = 128
+_WRITES_BY_SCATTER = ContextVar("writes_by_scatter", default=False)
 
 
 class LayerCache(NamedTuple):
@@ -166,11 +170,25 @@ def write(
     )
 
 
+@contextlib.contextmanager
+def writes_by_scatter() -> Iterator[None]:
+    """Lets graphs that are made within write by an op that compilers know.
+
+    XLA has no `InplaceUpdate`, and itself turns a scatter into a write in place.
+    """
+    token = _WRITES_BY_SCATTER.set(True)
+    try:
+        yield
+    finally:
+        _WRITES_BY_SCATTER.reset(token)
+
+
 def _write_rows(table: tf.Tensor, *, rows: tf.Tensor, updates: tf.Tensor) -> tf.Tensor:
     head_dim = table.shape[-1]
-    flat = tf.raw_ops.InplaceUpdate(
-        x=tf.reshape(table, [-1, head_dim]),
-        i=rows,
-        v=tf.reshape(tf.cast(updates, table.dtype), [-1, head_dim]),
-    )
+    flat = tf.reshape(table, [-1, head_dim])
+    new = tf.reshape(tf.cast(updates, table.dtype), [-1, head_dim])
+    if _WRITES_BY_SCATTER.get():
+        flat = tf.tensor_scatter_nd_update(flat, rows[:, None], new)
+    else:
+        flat = tf.raw_ops.InplaceUpdate(x=flat, i=rows, v=new)
     return tf.ensure_shape(tf.reshape(flat, tf.shape(table)), table.shape)

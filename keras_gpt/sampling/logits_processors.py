@@ -228,7 +228,8 @@ def _ban_repeated_ngrams(
 
     def narrow(back: tf.Tensor, matches: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         # The token `back` places before each place, and before the text's end.
-        before = tf.pad(tokens, [[0, 0], [back, 0]], constant_values=-1)[:, :width]
+        before = tf.gather(tokens, tf.maximum(places - back, 0), axis=1)
+        before = tf.where(places >= back, before, -1)
         last = tf.gather(tokens, tf.maximum(lengths - back, 0), batch_dims=1)
         is_outside = back > sizes[:, None] - 1
         return back + 1, matches & (is_outside | (before == last[:, None]))

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from keras_gpt import GPTCausalLM
 from keras_gpt.export import export_saved_model
+from keras_gpt.export.run_saved_model import signature_defaults
 from keras_gpt.export.served_options import served_options
 
 TEXTS = ["The king", "O my lord", ""]
@@ -132,3 +133,33 @@ def test_the_sampler_of_compile_gives_the_defaults(causal_lm, tokenizer):
     served = served_options(lm, {}, stop_token_ids=None)
     assert served.method == "beam_search"
     assert served.defaults["stop_token_ids"] == []
+
+
+def test_xla_gives_the_same_tokens(causal_lm, tmp_path):
+    options = {"max_new_tokens": 12, "stop_token_ids": [5, [6, 7]], "bad_words": ["e"]}
+    folder = export_saved_model(causal_lm, tmp_path, xla=True, **options)
+    model = tf.saved_model.load(folder)
+    knobs = {"temperature": [0.0, 1.0, 0.5], "seed": [1, 2, 3], "top_k": [0, 5, 0]}
+    knobs |= {"no_repeat_ngram_size": [2, 0, 3], "max_new_tokens": [12, 40, 0]}
+    found = []
+    for name in ("generate", "generate_xla"):
+        defaults = signature_defaults(folder)[name]
+        specs = model.signatures[name].structured_input_signature[1]
+        given = {key: tf.constant(x, specs[key].dtype) for key, x in knobs.items()}
+        inputs = {**defaults, **given, "text": tf.constant(TEXTS)}
+        found.append(model.signatures[name](**inputs))
+    plain, compiled = found
+    assert plain.keys() == compiled.keys()
+    assert plain["num_tokens"].numpy().max() > 12
+    for name in ("token_ids", "num_tokens", "finish_reason", "generated_text"):
+        assert compiled[name].numpy().tolist() == plain[name].numpy().tolist()
+    readme = (tmp_path / "README.md").read_text()
+    assert "the server needs --xla_cpu_compilation_enabled" in readme
+
+
+@pytest.mark.parametrize(
+    "options", [{"num_beams": 2}, {"stop_strings": ["x"]}], ids=str
+)
+def test_xla_of_what_it_cannot_do_is_refused(causal_lm, tmp_path, options):
+    with pytest.raises(ValueError, match="xla must be False for a search, or with"):
+        export_saved_model(causal_lm, tmp_path, xla=True, **options)
