@@ -80,7 +80,7 @@ def with_retries(
             try:
                 return attempt(deadline.remaining())
             except ServingError as error:
-                delay = min(FIRST_DELAY * 2**count, LONGEST_DELAY)
+                delay = min(FIRST_DELAY * 2.0 ** min(count, 30), LONGEST_DELAY)
                 delay = max(delay * random.uniform(0.5, 1.0), error.retry_after)
                 is_last = error.code != UNAVAILABLE or count >= retries
                 if is_last or delay >= deadline.remaining():

@@ -9,8 +9,10 @@ import numpy as np
 
 from keras_gpt.export.client import results
 from keras_gpt.export.client.deadlines import Deadline
+from keras_gpt.export.client.errors import ServingError
 from keras_gpt.export.client.inputs import full_inputs
 from keras_gpt.export.client.served_model import ServedModel
+from keras_gpt.export.client.transport import Arrays
 from keras_gpt.models.option_values import check_count
 
 STATE = "state_"  # begins the names of all that goes back to the server
@@ -60,7 +62,18 @@ def stream_text(
         if piece := outputs["new_text"][0].decode():
             yield piece
         if reason := outputs["finish_reason"][0].decode():
-            results.check_rows(
-                "prompt", prompt.tolist(), results.bad_ends([reason]), []
-            )
+            reasons = results.bad_ends([reason])
+            results.check_rows("prompt", prompt.tolist(), reasons, [])
             return
+        if not outputs["new_num_tokens"][0] and _is_same(state, outputs):
+            # Asking on would have no end.
+            raise ServingError("INTERNAL", "decode does not go on", where=model.where)
+
+
+def _is_same(state: Arrays, outputs: Arrays) -> bool:
+    return all(
+        value.tolist() == outputs[name].tolist()
+        if value.dtype.kind == "O"
+        else value.tobytes() == outputs[name].tobytes()
+        for name, value in state.items()
+    )
