@@ -1,8 +1,9 @@
-"""Continues prompts with a model from a preset directory."""
+"""Continues prompts with a model from a preset directory, or on a server."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from absl import flags as absl_flags
@@ -33,6 +34,12 @@ _TEXTS = {
     "stop_string": "Text before which the result ends; may be repeated",
     "bad_word": "Text that never comes; may be repeated",
 }
+_SERVER_FLAGS = ("model_name", "timeout")
+# What is fixed when a model is exported, or not served at all.
+_NOT_SERVED = (
+    *("num_beams", "num_beam_groups", "num_return_sequences", "best_of"),
+    *("num_draft_tokens", "max_time", "draft", "sliding_window"),
+)
 
 
 def define_flags(flags: absl_flags.FlagValues) -> None:
@@ -40,9 +47,11 @@ def define_flags(flags: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_string(
         "model",
         None,
-        "Preset or checkpoint: a directory, or a name such as gpt2",
+        "Preset or checkpoint: a directory, or a name such as gpt2; optional if "
+        "--target is given",
         flag_values=flags,
     )
+    _define_server_flags(flags)
     absl_flags.DEFINE_multi_string(
         "prompt", [], "Text to continue; may be repeated. Without it, standard input",
         flag_values=flags,
@@ -83,11 +92,31 @@ def define_flags(flags: absl_flags.FlagValues) -> None:
     )  # fmt: skip
 
 
+def _define_server_flags(flags: absl_flags.FlagValues) -> None:
+    absl_flags.DEFINE_string(
+        "target", None,
+        "Server that has the model, in place of --model: host:port (gRPC) or "
+        "http://host:port (REST). Settings not given are as exported; optional",
+        flag_values=flags,
+    )  # fmt: skip
+    absl_flags.DEFINE_string(
+        "model_name", "gpt", "Name of the model on the server", flag_values=flags
+    )
+    absl_flags.DEFINE_float(
+        "timeout", 60.0,
+        "Seconds that a call of the server may take; of --stream, each of its calls",
+        flag_values=flags,
+    )  # fmt: skip
+
+
 def run(flags: absl_flags.FlagValues) -> None:
     """Runs the tool."""
-    command.require(flags, "model")
+    _check_source(flags)
+    if flags.target is not None:
+        _run_on_server(flags)
+        return
     lm = inputs.load_model(flags.model)
-    prompts = flags.prompt or [sys.stdin.read()]
+    prompts = _prompts(flags)
     options = {
         "max_length": lm.backbone.config.max_sequence_length,
         # A search refuses what is about drawing.
@@ -95,17 +124,71 @@ def run(flags: absl_flags.FlagValues) -> None:
         **_given(flags),
     }
     if flags.stream:
-        if len(prompts) != 1:
-            raise command.UsageError(
-                f"flag --stream takes one --prompt, got {len(prompts)}."
-            )
-        for piece in lm.stream(prompts[0], **options):
-            print(piece, end="", flush=True)
-        print()
+        _print_stream(lm.stream(prompts[0], **options))
         return
     for texts in lm.generate(prompts, strip_prompt=flags.strip_prompt, **options):
         for text in [texts] if isinstance(texts, str) else texts:
             print(text)
+
+
+def _run_on_server(flags: absl_flags.FlagValues) -> None:
+    from keras_gpt.export.client import GPTClient
+
+    prompts, options = _prompts(flags), _served_options(flags)
+    with GPTClient(
+        flags.target, model_name=flags.model_name, timeout=flags.timeout
+    ) as client:
+        if flags.stream:
+            _print_stream(client.stream(prompts[0], **options))
+            return
+        texts = client.generate(prompts, **options)
+        for prompt, text in zip(prompts, texts, strict=True):
+            print(text if flags.strip_prompt else prompt + text)
+
+
+def _check_source(flags: absl_flags.FlagValues) -> None:
+    """Raises `UsageError` unless there is one source, and all flags are of it."""
+    if (flags.model is None) == (flags.target is None):
+        both = "both" if flags.model is not None else "none"
+        raise command.UsageError(
+            f"one of flags --model and --target is required, got {both}."
+        )
+    is_served = flags.target is not None
+    for name in _NOT_SERVED if is_served else _SERVER_FLAGS:
+        if flags[name].present:
+            other = "--model, not --target" if is_served else "--target, not --model"
+            raise command.UsageError(f"flag --{name} goes with {other}.")
+
+
+def _prompts(flags: absl_flags.FlagValues) -> list[str]:
+    prompts = flags.prompt or [sys.stdin.read()]
+    if flags.stream and len(prompts) != 1:
+        raise command.UsageError(
+            f"flag --stream takes one --prompt, got {len(prompts)}."
+        )
+    return prompts
+
+
+def _print_stream(pieces: Iterable[str]) -> None:
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+
+
+def _served_options(flags: absl_flags.FlagValues) -> dict[str, Any]:
+    """Returns the knobs that were given, by the names that served models have."""
+    options = {
+        name: flags[name].value
+        for name in (*knobs.INTEGERS, *knobs.NUMBERS, "seed", *_NUMBERS)
+        if flags[name].present
+    }
+    if flags.truncate is not None:
+        options["truncate_prompt"] = True
+    if flags.stop_string:
+        options["stop_strings"] = flags.stop_string
+    if flags.bad_word:
+        options["bad_words"] = flags.bad_word
+    return options
 
 
 def _draws(flags: absl_flags.FlagValues) -> bool:
