@@ -42,7 +42,8 @@ class StreamState(NamedTuple):
         limit: int32 (B,). Most new tokens.
         finish_reason: int32 (B,). Index into `FINISH_REASONS`.
         text_length: int32 (B,). Bytes of the new text before a stop string; -1 for all.
-        text: string (B,). The new text, where there are stop strings.
+        text_bytes: string (B,). The new text, where there are stop strings; it may
+            end inside a character.
         num_tokens_given: int32 (B,). New tokens that calls have returned: the first
             one is chosen with the prompt, and waits.
         num_bytes_given: int32 (B,). Bytes of the new text that calls have returned.
@@ -56,7 +57,7 @@ class StreamState(NamedTuple):
     limit: tf.Tensor
     finish_reason: tf.Tensor
     text_length: tf.Tensor
-    text: tf.Tensor
+    text_bytes: tf.Tensor
     num_tokens_given: tf.Tensor
     num_bytes_given: tf.Tensor
     cache: tf.Tensor
@@ -96,7 +97,7 @@ class Streaming:
             limit=number,
             finish_reason=number,
             text_length=number,
-            text=Input(tf.string),
+            text_bytes=Input(tf.string),
             num_tokens_given=number,
             num_bytes_given=number,
             cache=cache,
@@ -137,7 +138,7 @@ class Streaming:
             limit=limit,
             finish_reason=state.finish_reason,
             text_length=state.text_lengths,
-            text=state.text,
+            text_bytes=state.text,
             cache=_packed(state.cache, context),
             **given,
         )
@@ -234,7 +235,7 @@ class Streaming:
             prompt_lengths=stream.prompt_length,
             limits=limits,
             finish_reason=finish_reason,
-            text=stream.text,
+            text=stream.text_bytes,
             text_lengths=stream.text_length,
             starts=none,
             num_cached=stream.length - 1,
