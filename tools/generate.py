@@ -30,10 +30,6 @@ _NUMBERS: dict[str, tuple[float | None, str]] = {
     ),
     "max_time": (None, "Seconds after which texts end as they are; optional"),
 }  # fmt: skip
-_TEXTS = {
-    "stop_string": "Text before which the result ends; may be repeated",
-    "bad_word": "Text that never comes; may be repeated",
-}
 _SERVER_FLAGS = ("model_name", "timeout")
 # What is fixed when a model is exported, or not served at all.
 _NOT_SERVED = (
@@ -65,8 +61,7 @@ def define_flags(flags: absl_flags.FlagValues) -> None:
         absl_flags.DEFINE_integer(name, number, meaning, flag_values=flags)
     for name, (default, meaning) in _NUMBERS.items():
         absl_flags.DEFINE_float(name, default, meaning, flag_values=flags)
-    for name, meaning in _TEXTS.items():
-        absl_flags.DEFINE_multi_string(name, [], meaning, flag_values=flags)
+    knobs.define_texts(flags)
     absl_flags.DEFINE_string(
         "draft", None,
         "prompt_lookup, or a model's preset: drafts tokens that are checked several at "
@@ -184,11 +179,7 @@ def _served_options(flags: absl_flags.FlagValues) -> dict[str, Any]:
     }
     if flags.truncate is not None:
         options["truncate_prompt"] = True
-    if flags.stop_string:
-        options["stop_strings"] = flags.stop_string
-    if flags.bad_word:
-        options["bad_words"] = flags.bad_word
-    return options
+    return {**options, **knobs.texts(flags)}
 
 
 def _draws(flags: absl_flags.FlagValues) -> bool:
@@ -202,14 +193,10 @@ def _given(flags: absl_flags.FlagValues) -> dict[str, Any]:
         for name in (*_COUNTS, *_NUMBERS, "truncate", "sliding_window")
         if flags[name].value != flags[name].default
     }
-    if flags.stop_string:
-        options["stop_strings"] = flags.stop_string
-    if flags.bad_word:
-        options["bad_words"] = flags.bad_word
     if flags.draft is not None:
         is_lookup = flags.draft == "prompt_lookup"
         options["draft"] = flags.draft if is_lookup else inputs.load_model(flags.draft)
-    return options
+    return {**options, **knobs.texts(flags)}
 
 
 if __name__ == "__main__":

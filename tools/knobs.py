@@ -27,6 +27,14 @@ NUMBERS: dict[str, tuple[float, str]] = {
     "eta_cutoff": (0.0, "The same, lower where many tokens are likely; 0 is off"),
 }  # fmt: skip
 
+# Flag to the library's option and its meaning.
+TEXTS = {
+    "stop_string": (
+        "stop_strings", "Text before which the result ends; may be repeated",
+    ),
+    "bad_word": ("bad_words", "Text that never comes; may be repeated"),
+}  # fmt: skip
+
 
 def define(
     flags: absl_flags.FlagValues, *, seed: int | None, seed_meaning: str
@@ -43,6 +51,18 @@ def define(
     for name, (number, meaning) in NUMBERS.items():
         absl_flags.DEFINE_float(name, number, meaning, flag_values=flags)
     absl_flags.DEFINE_integer("seed", seed, seed_meaning, flag_values=flags)
+
+
+def define_texts(flags: absl_flags.FlagValues) -> None:
+    """Defines the flags of texts that end the result, or never come."""
+    for name, (_, meaning) in TEXTS.items():
+        absl_flags.DEFINE_multi_string(name, [], meaning, flag_values=flags)
+
+
+def texts(flags: absl_flags.FlagValues) -> dict[str, list[str]]:
+    """Returns those that were given, by the names of the library's options."""
+    given = {option: flags[name].value or [] for name, (option, _) in TEXTS.items()}
+    return {option: texts for option, texts in given.items() if texts}
 
 
 def values(flags: absl_flags.FlagValues) -> dict[str, Any]:

@@ -174,6 +174,11 @@ def test_pretrain_flags_reach_the_config():
         (["pretrain", "--output=x"], 1, "flag --input is required"),
         (["generate", "--model=/absent"], 2, "got '/absent'"),
         (["export", "--model=/absent", "--output=x"], 2, "preset must be a directory"),
+        (
+            ["export", "--model=x", "--output=x", "--batch_sizes=1,two"],
+            1,
+            "flag --batch_sizes must be whole numbers, got '1,two'.",
+        ),
         (["demo", "--corpus=/absent/*.txt"], 2, "no file matches '/absent/*.txt'"),
         (["benchmark", "fly"], 1, "'fly'; it must be of train, tokenize"),
         (["benchmark", "train", "--config=xl"], 1, "flag --config=xl"),
@@ -333,6 +338,24 @@ def test_export_writes_a_served_model(run_folder, tmp_path, capsys):
     assert (tmp_path / "served/1/saved_model.pb").exists()
     assert cli.main(["export", *arguments]) == 2
     assert "version must be new" in capsys.readouterr().err
+
+
+def test_export_fixes_what_its_flags_say(run_folder, tmp_path):
+    arguments = [f"--model={run_folder}/model", f"--output={tmp_path}/served"]
+    arguments += ["--max_new_tokens=4", "--storage_dtype=bfloat16", "--model_name=tiny"]
+    arguments += ["--stop_string=x", "--bad_word=y", "--speculative", "--temperature=0"]
+    arguments += ["--batch_sizes=1,3", "--chat_template=plain", "--version=7"]
+    assert cli.main(["export", *arguments]) == 0
+    folder = tmp_path / "served/7"
+    card = json.loads((folder / "assets.extra/model_card.json").read_text())
+    assert card["defaults"]["stop_strings"] == ["x"]
+    assert card["defaults"]["bad_words"] == ["y"]
+    assert card["defaults"]["temperature"] == 0.0
+    assert card["export_options"]["storage_dtype"] == "bfloat16"
+    assert card["export_options"]["draft"] == "'prompt_lookup'"
+    assert card["export_options"]["batch_sizes"] == [1, 3]
+    assert "chat" in card["signatures"]
+    assert 'name: "tiny"' in (tmp_path / "served/models.config").read_text()
 
 
 def test_a_tokenizer_is_not_overwritten(run_folder, corpus, capsys):
