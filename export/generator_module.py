@@ -9,6 +9,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from keras_gpt.export.served_options import ServedOptions
+from keras_gpt.export.shared_graphs import SharedDecoder, SharedTokenizer
 from keras_gpt.export.signatures.generate import Generation
 from keras_gpt.export.signatures.inputs import (
     TEXT,
@@ -64,8 +65,10 @@ def build_generator(
     module.weights = weights.state
     generator = task.text_generator(
         model=ServedModel(task.backbone, weights),
+        tokenizer=SharedTokenizer(task.text_generator().tokenizer),
         processors=options.logits_processors,
         drafter=served.drafter,
+        decoder_class=SharedDecoder,
     )
     module.tables = list(generator.tokenizer.trackables)
     generation = Generation(

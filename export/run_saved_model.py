@@ -45,7 +45,7 @@ def main() -> None:
         else:
             responses.append({key: _plain(value) for key, value in outputs.items()})
     foreign = sorted(name for name in FOREIGN if name in sys.modules)
-    count = _warm_up(model, folder) if request["warm_up"] else 0
+    count = run_warm_up(model, folder) if request["warm_up"] else 0
     response = {
         "responses": responses,
         "foreign_modules": foreign,
@@ -96,7 +96,7 @@ def _decode(model, state, max_tokens):  # type: ignore[no-untyped-def]
     }
 
 
-def _warm_up(model, folder):  # type: ignore[no-untyped-def]
+def run_warm_up(model, folder):  # type: ignore[no-untyped-def]
     """Runs the records as a server does before it takes requests."""
     import tensorflow as tf
     from tensorflow_serving.apis import prediction_log_pb2

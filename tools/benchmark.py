@@ -16,6 +16,7 @@ WORDS = {
     "train": "tokens/s of a training step, beside the same step in torch eager",
     "tokenize": "MB/s of GPTTokenizer in tf.data, beside KerasHub and tokenizers",
     "decode": "tokens/s of greedy decoding, beside transformers, KerasHub, CTranslate2",
+    "export": "size of an exported model, time to load it, and its first requests",
 }
 
 
@@ -45,12 +46,25 @@ def define_flags(flags: absl_flags.FlagValues) -> None:
         "input", None, "tokenize: UTF-8 text file; optional", flag_values=flags
     )
     absl_flags.DEFINE_string(
-        "vocabulary", None, "tokenize, decode: GPT-2 vocabulary (JSON); optional",
+        "vocabulary", None,
+        "tokenize, decode, export: GPT-2 vocabulary (JSON); optional",
         flag_values=flags,
     )  # fmt: skip
     absl_flags.DEFINE_string(
-        "merges", None, "tokenize, decode: GPT-2 merges; optional", flag_values=flags
+        "merges",
+        None,
+        "tokenize, decode, export: GPT-2 merges; optional",
+        flag_values=flags,
     )
+    absl_flags.DEFINE_enum(
+        "storage_dtype", None, ["float32", "bfloat16", "float16"],
+        "export: precision in which weights are stored; optional", flag_values=flags,
+    )  # fmt: skip
+    for name in ("hidden_dim", "num_layers", "num_heads"):
+        absl_flags.DEFINE_integer(
+            name, None, "export: in place of GPT-2 small's; optional",
+            flag_values=flags,
+        )  # fmt: skip
     absl_flags.DEFINE_string(
         "json", None, "File for the results, as JSON; optional", flag_values=flags
     )

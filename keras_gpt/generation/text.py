@@ -47,6 +47,7 @@ class TextGenerator:
             always does. Defaults to False.
         processors: `LogitsProcessor`s, as for `Decoder`. Defaults to none.
         drafter: `Drafter`, as for `Decoder`. Optional.
+        decoder_class: class of the decoder. Defaults to `Decoder`.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class TextGenerator:
         add_start_token: bool = False,
         processors: Sequence[LogitsProcessor] = (),
         drafter: Drafter | None = None,
+        decoder_class: type[Decoder] = Decoder,
     ) -> None:
         self.tokenizer = tokenizer
         num_ids = tokenizer.vocabulary_size()
@@ -65,7 +67,7 @@ class TextGenerator:
         self.model = model
         self.add_start_token = add_start_token
         self.start_id: int = tokenizer.end_token_id or 0
-        self.decoder = Decoder(
+        self.decoder = decoder_class(
             model,
             token_text=tokenizer.token_text,
             text_start=tokenizer.continuation_separator,

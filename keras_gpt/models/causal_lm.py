@@ -385,8 +385,7 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
         """Returns the graph code that `generate` and exported models run.
 
         Args:
-            **kwargs: `model`, a `LanguageModel` that stands for the backbone, and
-                arguments of `TextGenerator`.
+            **kwargs: arguments of `TextGenerator`, in place of the model's own.
 
         Raises:
             ValueError: if the model has no preprocessor.

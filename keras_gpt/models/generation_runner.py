@@ -113,19 +113,18 @@ class GenerationRunner:
             raise ValueError("preprocessor must be set to work on strings, got None.")
         return self._tokenizer
 
-    def text_generator(self, model: Any = None, **kwargs: Any) -> TextGenerator:
+    def text_generator(self, **kwargs: Any) -> TextGenerator:
         """Returns the graph code that exported models run too.
 
         Args:
-            model: `LanguageModel` that stands for the backbone. Optional.
-            **kwargs: further arguments of `TextGenerator`.
+            **kwargs: arguments of `TextGenerator`, in place of the model's own.
         """
-        return TextGenerator(
-            self.backbone if model is None else model,
-            tokenizer=self._preprocessor.tokenizer,
-            add_start_token=self._preprocessor.add_start_token,
-            **kwargs,
-        )
+        own = {
+            "model": self.backbone,
+            "tokenizer": self._preprocessor.tokenizer,
+            "add_start_token": self._preprocessor.add_start_token,
+        }
+        return TextGenerator(**own | kwargs)
 
     def decoder(self, options: GenerationOptions | None = None) -> TracedDecoder:
         """Returns the traced decoder for the functions and the drafter of a call."""
