@@ -14,6 +14,7 @@ TOOLS = {
     "evaluate": "measures loss and perplexity on text files",
     "convert_checkpoint": "converts a checkpoint to another format",
     "export": "writes a SavedModel that tensorflow alone runs",
+    "serve": "serves an exported model on this machine, over gRPC and REST",
     "benchmark": "compares speeds with those of peers",
 }
 

@@ -1,0 +1,250 @@
+"""TF Serving's REST paths, and streams as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any
+
+from google.protobuf import json_format
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+from tensorflow_serving.apis import get_model_metadata_pb2, model_pb2
+
+from keras_gpt.export.server import grpc_api, rest_json
+from keras_gpt.export.server.errors import (
+    Code,
+    RequestError,
+    from_exception,
+    too_large,
+)
+from keras_gpt.export.server.metrics import CONTENT_TYPE
+from keras_gpt.export.server.service import Service
+from keras_gpt.export.server.streaming import open_stream
+
+_PATH = re.compile(
+    r"(?P<name>[^/:]+)(/versions/(?P<version>\d{1,18}))?"
+    r"(:(?P<verb>predict|stream)|(?P<metadata>/metadata))?"
+)
+GONE = 499  # nginx's number for a client that went away
+Handler = Callable[[Request, "re.Match[str]"], Awaitable[Response]]
+
+
+class RestApi:
+    """Answers over HTTP.
+
+    Args:
+        service: `Service`.
+
+    Attributes:
+        app: the ASGI application.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        metrics = ("/monitoring/prometheus/metrics", "/metrics")
+        self.app = Starlette(
+            routes=[
+                Route("/v1/models/{rest:path}", self._get, methods=["GET"]),
+                Route("/v1/models/{rest:path}", self._post, methods=["POST"]),
+                *(Route(path, self._metrics, methods=["GET"]) for path in metrics),
+            ],
+            exception_handlers={404: _no_such_path, 405: _no_such_path},
+        )
+
+    async def _get(self, request: Request) -> Response:
+        return await self._answer(request, self._tell)
+
+    async def _post(self, request: Request) -> Response:
+        return await self._answer(request, self._run)
+
+    async def _answer(self, request: Request, handler: Handler) -> Response:
+        try:
+            path = _PATH.fullmatch(request.path_params["rest"])
+            if path is None:
+                raise RequestError(Code.NOT_FOUND, _paths())
+            return await handler(request, path)
+        except ClientDisconnect:
+            return Response(status_code=GONE)
+        except Exception as error:
+            return _failure(from_exception(error))
+
+    async def _metrics(self, request: Request) -> Response:
+        return Response(self._service.metrics.text(), media_type=CONTENT_TYPE)
+
+    async def _tell(self, request: Request, path: re.Match[str]) -> Response:
+        """Tells how versions fare, or what signatures there are."""
+        if path["verb"]:
+            raise RequestError(
+                Code.UNIMPLEMENTED,
+                f":{path['verb']} must be a POST request, got GET.",
+                http_status=405,
+            )
+        spec = model_pb2.ModelSpec(name=path["name"])
+        if path["version"]:
+            spec.version.value = int(path["version"])
+        if path["metadata"]:
+            return _json(_metadata(grpc_api.metadata(self._service, spec)))
+        told = grpc_api.status(self._service, spec).model_version_status
+        return _json(
+            {
+                "model_version_status": [
+                    {
+                        "version": str(one.version),
+                        "state": type(one).State.Name(one.state),
+                        "status": {
+                            "error_code": _code_name(one.status.error_code),
+                            "error_message": one.status.error_message,
+                        },
+                    }
+                    for one in told
+                ]
+            }
+        )
+
+    async def _run(self, request: Request, path: re.Match[str]) -> Response:
+        """Runs a signature, or opens a stream."""
+        if not path["verb"]:
+            raise RequestError(Code.NOT_FOUND, _paths())
+        body = rest_json.parsed(await self._body(request))
+        if path["verb"] == "stream":
+            return await self._stream(body, path)
+        work = asyncio.ensure_future(self._predict(body, path))
+        return await _while_connected(request, work)
+
+    async def _predict(self, body: dict[str, Any], path: re.Match[str]) -> Response:
+        by_row = rest_json.is_row_format(body)
+        found = await self._service.predict(
+            "rest",
+            model_name=path["name"],
+            version=int(path["version"]) if path["version"] else None,
+            signature_name=rest_json.string_field(body, "signature_name"),
+            inputs_of=lambda signature: rest_json.inputs_of(body, signature),
+        )
+        return _json(rest_json.reply(found.outputs, found.signature, by_row=by_row))
+
+    async def _stream(self, body: dict[str, Any], path: re.Match[str]) -> Response:
+        stack = contextlib.AsyncExitStack()
+        try:
+            events = await open_stream(
+                self._service,
+                body,
+                stack=stack,
+                model_name=path["name"],
+                version=int(path["version"]) if path["version"] else None,
+            )
+        except BaseException:
+            await stack.aclose()
+            raise
+        return _Events(_written(events), stack)
+
+    async def _body(self, request: Request) -> bytes:
+        """Reads a body that is not too long.
+
+        Raises:
+            RequestError: if it is, before it is read to its end.
+        """
+        limit = self._service.options.max_request_bytes
+        length = request.headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > limit:
+            raise too_large("body", int(length), limit)
+        data = bytearray()
+        async for chunk in request.stream():
+            data += chunk
+            if len(data) > limit:
+                raise too_large("body", len(data), limit)
+        return bytes(data)
+
+
+class _Events(StreamingResponse):
+    """Server-sent events, after which something is closed, whatever happens."""
+
+    def __init__(
+        self, events: AsyncIterator[str], stack: contextlib.AsyncExitStack
+    ) -> None:
+        headers = {"Cache-Control": "no-cache"}
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._stack = stack
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._stack.aclose()
+
+
+async def _written(events: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
+    """Writes events; one that fails is the last."""
+    try:
+        async for event in events:
+            yield f"data: {json.dumps(event)}\n\n"
+    except Exception as error:
+        message = json.dumps({"error": from_exception(error).message})
+        yield f"event: error\ndata: {message}\n\n"
+
+
+async def _while_connected(
+    request: Request, work: asyncio.Future[Response]
+) -> Response:
+    """Awaits an answer as long as there is a client for it."""
+    gone = asyncio.ensure_future(_disconnect(request))
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise ClientDisconnect
+        return work.result()
+    finally:
+        gone.cancel()
+        work.cancel()
+
+
+async def _disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _metadata(
+    response: get_model_metadata_pb2.GetModelMetadataResponse,
+) -> dict[str, Any]:
+    signatures = get_model_metadata_pb2.SignatureDefMap()
+    response.metadata[grpc_api.SIGNATURE_DEF].Unpack(signatures)
+    spec = response.model_spec
+    told = json_format.MessageToDict(signatures, preserving_proto_field_name=True)
+    return {
+        "model_spec": {
+            "name": spec.name,
+            "signature_name": "",
+            "version": str(spec.version.value),
+        },
+        "metadata": {grpc_api.SIGNATURE_DEF: told},
+    }
+
+
+def _code_name(number: int) -> str:
+    return next(code.name for code in Code if code.value[0] == number)
+
+
+def _json(value: Any, status: int = 200, headers: Any = None) -> Response:
+    # NaN and infinity are written as TF Serving does.
+    body = json.dumps(value)
+    return Response(body, status, headers, media_type="application/json")
+
+
+def _failure(error: RequestError) -> Response:
+    headers = {"Retry-After": "1"} if error.code == Code.UNAVAILABLE else None
+    return _json({"error": error.message}, error.http_status, headers)
+
+
+async def _no_such_path(request: Request, error: Any) -> Response:
+    return _json({"error": _paths()}, error.status_code)
+
+
+def _paths() -> str:
+    verbs: Iterable[str] = ("", "/metadata", ":predict", ":stream")
+    paths = ", ".join(f"/v1/models/NAME[/versions/N]{verb}" for verb in verbs)
+    return f"path must be {paths} or /metrics."

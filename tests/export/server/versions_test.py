@@ -1,0 +1,90 @@
+"""Versions: the highest is served, a new one takes over, a broken one does not."""
+
+import shutil
+import socket
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_gpt.export.server import Server, ServerOptions
+
+
+def double(server, stub_of, make_request, version=None):
+    request = make_request("gpt", "double", x=np.ones([1], np.float32))
+    if version:
+        request.model_spec.version.value = version
+    response = stub_of(server).Predict(request, timeout=60)
+    (y,) = tf.make_ndarray(response.outputs["y"]).tolist()
+    return response.model_spec.version.value, y
+
+
+def wait_until(condition):
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_a_new_version_takes_over_and_goes_again(
+    tmp_path, make_toy, options, stub_of, make_request, ask
+):
+    folder = tmp_path / "model"
+    make_toy(folder / "1", factor=1.0)
+    make_toy(tmp_path / "3", factor=3.0, warm_up=[[1.0]])
+    (folder / ".writing-4-1").mkdir()
+    with Server(folder, options(watch_seconds=0.05)) as server:
+        assert double(server, stub_of, make_request) == (1, 1.0)
+        (tmp_path / "3").rename(folder / "3")
+        wait_until(lambda: double(server, stub_of, make_request) == (3, 3.0))
+        assert double(server, stub_of, make_request, version=3) == (3, 3.0)
+        # Broken: the one that is there goes on, and the status tells why.
+        make_toy(tmp_path / "5", warm_up=[["no number"]])
+        (tmp_path / "5").rename(folder / "5")
+        wait_until(
+            lambda: "warm-up record 0" in ask(server, "/v1/models/gpt/versions/5")[2]
+        )
+        assert double(server, stub_of, make_request) == (3, 3.0)
+        shutil.rmtree(folder / "5")
+        shutil.rmtree(folder / "3")
+        wait_until(lambda: double(server, stub_of, make_request) == (1, 1.0))
+
+
+def test_a_version_folder_may_be_given_itself(toy, options, stub_of, make_request):
+    with Server(toy / "1", options(watch_seconds=0)) as server:
+        assert double(server, stub_of, make_request) == (1, 2.0)
+
+
+def test_a_server_without_a_model_does_not_start(tmp_path, options):
+    with pytest.raises(FileNotFoundError, match="model must be a folder with version"):
+        Server(tmp_path / "absent", options()).__enter__()
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1/saved_model.pb").write_bytes(b"broken")
+    with pytest.raises(RuntimeError, match="no version in .* can be loaded"):
+        Server(tmp_path, options()).__enter__()
+
+
+def test_a_port_in_use_is_named(toy, options):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"rest_api_port must be free.*{port}"):
+            Server(toy, options(rest_api_port=port)).__enter__()
+        with pytest.raises(OSError, match=f"port must be free at .*{port}"):
+            Server(toy, options(port=port)).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"port": -1}, "port must be an int from 0 to 65535, got -1"),
+        ({"model_name": "a b"}, "model_name must be of letters"),
+        ({"max_batch_rows": 0}, "max_batch_rows must be an int from 1, got 0"),
+        ({"batch_timeout_ms": -1.0}, "batch_timeout_ms must be a number from 0"),
+        ({"max_queued_rows": 1}, "max_queued_rows must be at least max_rows_per"),
+        ({"host": ""}, "host must be an address"),
+    ],
+)
+def test_bad_options_are_named(fields, message):
+    with pytest.raises(ValueError, match=message):
+        ServerOptions(**fields)

@@ -1,0 +1,81 @@
+"""Serves an exported model on this machine, by TF Serving's APIs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+
+from absl import flags as absl_flags
+
+from keras_gpt.tools import command
+
+DESCRIPTION = (
+    "serves an exported model on this machine, by TF Serving's gRPC and REST APIs, and "
+    "streams. At scale, tensorflow_model_server is the way: it serves the same folders"
+)
+# Not read from the library, whose import would slow --help down.
+_COUNTS = {
+    "port": (8500, "Port of gRPC; 0 takes a free one"),
+    "rest_api_port": (8501, "Port of HTTP; 0 takes a free one"),
+    "max_batch_rows": (8, "Rows up to which waiting requests are joined; 1 joins none"),
+    "num_batch_threads": (2, "Batches that run at the same time"),
+    "max_rows_per_request": (64, "Most rows of a request"),
+    "max_request_bytes": (2**28, "Most bytes of a request"),
+    "max_queued_rows": (1024, "Most rows that wait; further requests are turned away"),
+}
+_NUMBERS = {
+    "watch_seconds": (1.0, "Seconds between two looks for new versions; 0 never looks"),
+    "batch_timeout_ms": (2.0, "Longest wait for other requests, in milliseconds"),
+    "grace_seconds": (30.0, "Seconds that running requests have when it stops"),
+}
+_TEXTS = {
+    "model_name": ("gpt", "Name of the model in requests"),
+    "host": ("127.0.0.1", "Address to listen at; 0.0.0.0 for all of this machine"),
+}
+
+
+def define_flags(flags: absl_flags.FlagValues) -> None:
+    """Defines the tool's flags."""
+    absl_flags.DEFINE_string(
+        "model", None, "Folder that export wrote, with version folders such as 1/; or "
+        "one of them",
+        flag_values=flags,
+    )  # fmt: skip
+    for name, (text, meaning) in _TEXTS.items():
+        absl_flags.DEFINE_string(name, text, meaning, flag_values=flags)
+    for name, (count, meaning) in _COUNTS.items():
+        absl_flags.DEFINE_integer(name, count, meaning, flag_values=flags)
+    for name, (number, meaning) in _NUMBERS.items():
+        absl_flags.DEFINE_float(name, number, meaning, flag_values=flags)
+
+
+def run(flags: absl_flags.FlagValues) -> None:
+    """Runs the tool."""
+    command.require(flags, "model")
+    from keras_gpt.export.server import Server, ServerOptions
+
+    names = (*_TEXTS, *_COUNTS, *_NUMBERS)
+    options = ServerOptions(**{name: flags[name].value for name in names})
+    server = Server(flags.model, options)
+    if not asyncio.run(_serve(server)):
+        # Threads that run a model cannot be interrupted, and their time is over.
+        sys.stdout.flush()
+        os._exit(0)
+
+
+async def _serve(server: object) -> bool:
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+
+    def say() -> None:
+        where = f"gRPC at {server.grpc_address}, REST at {server.rest_url}"  # type: ignore[attr-defined]
+        print(f"serving: {where}", flush=True)
+
+    return await server.run(stop=stop, is_ready=say)  # type: ignore[attr-defined]
+
+
+if __name__ == "__main__":
+    command.run_main(__name__)
