@@ -1,7 +1,10 @@
 """Every command and every line of Python in the README runs."""
 
+import contextlib
 import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from keras_gpt import (
     GPTCausalLMPreprocessor,
     save_huggingface,
 )
+from keras_gpt.export.server import Server, ServerOptions
 from keras_gpt.tools import cli
 
 README = Path(__file__).parents[1] / "README.md"
@@ -41,6 +45,26 @@ def shortened(words):
     return words
 
 
+def serve(folder, servers):
+    """Starts a server on free ports; returns them by those of the README."""
+    options = ServerOptions(port=0, rest_api_port=0)
+    server = servers.enter_context(Server(folder, options))
+    return {
+        "127.0.0.1:8500": server.grpc_address,
+        "127.0.0.1:8501": server.rest_url.removeprefix("http://"),
+    }
+
+
+def run_curl(words):
+    if shutil.which("curl") is None:
+        return
+    command = ["curl", "--silent", "--show-error", "--fail", *words]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+    assert (
+        '"predictions"' in found.stdout or '"finish_reason": "length"' in found.stdout
+    )
+
+
 def test_commands_run_in_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = "".join(
@@ -50,12 +74,22 @@ def test_commands_run_in_order(tmp_path, monkeypatch):
         f"{a}{b}{c}ing" for a in "bcdfgh" for b in "aeiou" for c in "lmnrst"
     )
     Path("corpus.txt").write_text((text + words) * 3)
-    for command in commands():
-        if command in OUTSIDE:
-            continue
-        program, *words = shlex.split(command)
-        assert program == "keras-gpt", command
-        assert cli.main(shortened(words)) == 0, command
+    with contextlib.ExitStack() as servers:
+        addresses = {}
+        for command in commands():
+            if command in OUTSIDE:
+                continue
+            if command == "keras-gpt serve --model=served":
+                addresses = serve("served", servers)
+                continue
+            for ours, free in addresses.items():
+                command = command.replace(ours, free)
+            program, *words = shlex.split(command)
+            if program == "curl":
+                run_curl(words)
+                continue
+            assert program == "keras-gpt", command
+            assert cli.main(shortened(words)) == 0, command
     assert Path("served/1/saved_model.pb").exists()
 
 
@@ -69,8 +103,12 @@ def test_python_runs(tmp_path, monkeypatch, tokenizer):
     )
     save_huggingface(GPTCausalLM(gpt2, GPTCausalLMPreprocessor(tokenizer)), "gpt2")
     scope = {}
-    for block in blocks("python"):
-        exec(compile(block, "README.md", "exec"), scope)  # noqa: S102
+    with contextlib.ExitStack() as servers:
+        for block in blocks("python"):
+            if "GPTClient(" in block:
+                for ours, free in serve("served_model", servers).items():
+                    block = block.replace(ours, free)
+            exec(compile(block, "README.md", "exec"), scope)  # noqa: S102
     assert Path("served_model/1/saved_model.pb").exists()
 
 
