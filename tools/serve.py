@@ -6,10 +6,14 @@ import asyncio
 import os
 import signal
 import sys
+from typing import TYPE_CHECKING, Any
 
 from absl import flags as absl_flags
 
 from keras_gpt.tools import command
+
+if TYPE_CHECKING:  # takes seconds to import
+    from keras_gpt.export.server import Server
 
 DESCRIPTION = (
     "serves an exported model on this machine, by TF Serving's gRPC and REST APIs, and "
@@ -57,24 +61,24 @@ def run(flags: absl_flags.FlagValues) -> None:
     from keras_gpt.export.server import Server, ServerOptions
 
     names = (*_TEXTS, *_COUNTS, *_NUMBERS)
-    options = ServerOptions(**{name: flags[name].value for name in names})
-    server = Server(flags.model, options)
+    fields: dict[str, Any] = {name: flags[name].value for name in names}
+    server = Server(flags.model, ServerOptions(**fields))
     if not asyncio.run(_serve(server)):
         # Threads that run a model cannot be interrupted, and their time is over.
         sys.stdout.flush()
         os._exit(0)
 
 
-async def _serve(server: object) -> bool:
+async def _serve(server: Server) -> bool:
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
 
     def say() -> None:
-        where = f"gRPC at {server.grpc_address}, REST at {server.rest_url}"  # type: ignore[attr-defined]
+        where = f"gRPC at {server.grpc_address}, REST at {server.rest_url}"
         print(f"serving: {where}", flush=True)
 
-    return await server.run(stop=stop, is_ready=say)  # type: ignore[attr-defined]
+    return await server.run(stop=stop, is_ready=say)
 
 
 if __name__ == "__main__":

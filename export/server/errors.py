@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 
-import grpc
 import tensorflow as tf
-
-Code = grpc.StatusCode
+from grpc import StatusCode as Code
 
 # gRPC's codes by number, which are TensorFlow's too.
 CODES = {code.value[0]: code for code in Code}

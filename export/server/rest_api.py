@@ -193,8 +193,9 @@ async def _while_connected(
 ) -> Response:
     """Awaits an answer as long as there is a client for it."""
     gone = asyncio.ensure_future(_disconnect(request))
+    both: set[asyncio.Future[Any]] = {work, gone}
     try:
-        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
             raise ClientDisconnect
         return work.result()

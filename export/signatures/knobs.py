@@ -13,6 +13,8 @@ from keras_gpt.sampling.logits_processors import TokenRules
 
 SAMPLING, BEAM_SEARCH, CONTRASTIVE = "sampling", "beam_search", "contrastive_search"
 NO_ID = -1
+# Each round looks for all of them: a row must not use up what its neighbours need.
+MOST_STOP_STRINGS, LONGEST_STOP_STRING = 16, 256  # in a row; in bytes
 _TOKEN_LISTS = (
     *("stop_token_ids", "allowed_token_ids", "suppress_tokens"),
     "begin_suppress_tokens",
@@ -171,13 +173,18 @@ class KnobReader:
         values, ids = knobs["logit_bias_values"], knobs["logit_bias_ids"]
         is_pair = tf.shape(values)[1] == tf.shape(ids)[1]
         in_range.append(tf.reduce_all(tf.math.is_finite(values), axis=1) & is_pair)
+        if "stop_strings" in knobs:
+            sizes = tf.strings.length(knobs["stop_strings"])
+            count = tf.reduce_sum(tf.cast(sizes > 0, tf.int32), axis=1)
+            in_range.append(count <= MOST_STOP_STRINGS)
+            in_range.append(tf.reduce_all(sizes <= LONGEST_STOP_STRING, axis=1))
         return tf.reduce_all(tf.stack(in_range), axis=0)
 
     def _stops(self, knobs: dict[str, tf.Tensor]) -> Stops:
         single = _used(knobs["stop_token_ids"], NO_ID)[:, :, None]
         # XLA has no strings, hence no such knob.
         none = tf.zeros([tf.shape(single)[0], 0], tf.string)
-        strings = _used(knobs.get("stop_strings", none), "")
+        strings = _served_strings(knobs.get("stop_strings", none))
         if self._fixed.stop_strings:
             fixed = tf.constant([self._fixed.stop_strings])
             strings = tf.concat([strings, spread(fixed, tf.shape(strings)[0])], axis=1)
@@ -188,10 +195,11 @@ class KnobReader:
         ids = knobs["logit_bias_ids"]
         values = _as_wide(knobs["logit_bias_values"], ids)
         # An id that comes twice counts once: servers pad lists with what they hold.
-        is_again = tf.linalg.band_part(
-            tf.cast(ids[:, :, None] == ids[:, None, :], tf.int32), -1, 0
-        )
-        values = tf.where(tf.reduce_sum(is_again, axis=2) > 1, 0.0, values)
+        order = tf.argsort(ids, axis=1, stable=True)
+        ids, values = (tf.gather(x, order, batch_dims=1) for x in (ids, values))
+        is_again = tf.pad(ids[:, 1:] == ids[:, :-1], [[0, 0], [1, 0]])
+        width = tf.shape(ids)[1]
+        values = tf.where(is_again[:, :width], 0.0, values)
         ids = tf.where(values != 0.0, ids, NO_ID)
         width = tf.shape(_used(ids, NO_ID))[1]
         return TokenRules(
@@ -231,6 +239,14 @@ def _used(table: tf.Tensor, nothing: Any) -> tf.Tensor:
         tf.pad(tf.where(used, tf.range(tf.shape(table)[1]) + 1, 0), [[0, 1]])
     )
     return table[:, :last]
+
+
+def _served_strings(strings: tf.Tensor) -> tf.Tensor:
+    """Returns stop strings (B, K), as many and as long as may be."""
+    kept = tf.where(tf.strings.length(strings) <= LONGEST_STOP_STRING, strings, "")
+    # The strings of each row first, in any order, and as many as may be.
+    order = tf.argsort(tf.cast(kept == "", tf.int32), axis=1, stable=True)
+    return _used(tf.gather(kept, order[:, :MOST_STOP_STRINGS], batch_dims=1), "")
 
 
 def _as_wide(values: tf.Tensor, like: tf.Tensor) -> tf.Tensor:

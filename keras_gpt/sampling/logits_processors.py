@@ -234,8 +234,8 @@ def _ban_repeated_ngrams(
         is_outside = back > sizes[:, None] - 1
         return back + 1, matches & (is_outside | (before == last[:, None]))
 
-    # No n-gram is longer than the text, whatever number was asked for.
-    longest = tf.minimum(tf.reduce_max(sizes), width + 1)
+    # An n-gram that is longer than the text costs its neighbours nothing.
+    longest = tf.reduce_max(tf.where(sizes <= lengths, sizes, 1))
     _, matches = tf.while_loop(
         lambda back, _: back < longest,
         narrow,

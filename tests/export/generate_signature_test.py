@@ -134,6 +134,38 @@ BAD = {
 }
 
 
+def test_more_stop_strings_than_may_be_end_their_row_alone(call, causal_lm):
+    many = [
+        [""] * 5 + [f"{n}x" for n in range(17)],
+        ["e"] + [""] * 21,
+        ["y" * 257] * 22,
+    ]
+    given = {"text": ["The king"] * 3, "max_new_tokens": [20], "temperature": [1.0]}
+    result = call("generate", stop_strings=many, **given)
+    assert result["finish_reason"][[0, 2]].tolist() == [b"invalid_input"] * 2
+    assert result["generated_text"][1].decode() == causal_lm.generate(
+        "The king",
+        max_new_tokens=20,
+        temperature=1.0,
+        seed=9,
+        stop_strings="e",
+        strip_prompt=True,
+    )
+    # As many as may be, behind others that are none.
+    many[0] = [""] * 6 + [f"{n}x" for n in range(15)] + ["e"]
+    result = call("generate", stop_strings=many, **given)
+    assert result["generated_text"][0] == result["generated_text"][1]
+
+
+def test_a_bias_for_every_token_is_no_burden(call, tokenizer):
+    size = tokenizer.vocabulary_size()
+    ids = np.tile(np.arange(size), 30)[None]  # each many times
+    given = {"text": ["The king"], "temperature": [0.0], "max_new_tokens": [5]}
+    values = np.where(ids == 70, 50.0, -1.0)
+    result = call("generate", logit_bias_ids=ids, logit_bias_values=values, **given)
+    assert result["token_ids"].tolist() == [[70] * 5]
+
+
 def columns(rows):
     names = {name for row in rows for name in row}
     lists = {
