@@ -1,8 +1,11 @@
 """Requests that wait together run together, and fail apart."""
 
+import http.client
 import json
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
 
 import grpc
 import numpy as np
@@ -77,69 +80,59 @@ def test_a_bad_request_fails_alone(patient, stub_of, make_request):
     assert at_once(ask, [4.0, -1.0, 9.0]) == [[2.0], "INVALID_ARGUMENT", [3.0]]
 
 
-def long_request(make_request):
-    return make_request("gpt", "slow", rounds=np.array([1_000_000], np.int32))
-
-
-def test_late_and_cancelled_requests_cost_nothing(patient, stub_of, make_request, ask):
-    stub = stub_of(patient)
-    busy = stub.Predict.future(long_request(make_request), timeout=120)
-    x = np.ones([1], np.float32)
-    late = stub.Predict.future(make_request("gpt", "picky", x=x), timeout=0.6)
-    gone = stub.Predict.future(make_request("gpt", "flat", x=x), timeout=60)
-    gone.cancel()
-    with pytest.raises(grpc.RpcError) as caught:
-        late.result()
-    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-    assert busy.result().outputs
-    _, _, text = ask(patient, "/metrics")
-    assert 'keras_gpt_batch_rows_count{signature="slow"} 1.0' in text
-    # Neither of the others has ever run.
-    assert 'batch_rows_count{signature="picky"}' not in text
-    assert 'batch_rows_count{signature="flat"}' not in text
-
-
-def test_a_full_queue_turns_requests_away(toy, options, stub_of, make_request, ask):
-    made = options(max_queued_rows=2, max_rows_per_request=2, num_batch_threads=1)
+@pytest.fixture
+def waiting_room(toy, options):
+    """A server where requests wait for a minute before they run."""
+    made = options(batch_timeout_ms=60_000.0, max_queued_rows=2, max_rows_per_request=2)
     with Server(toy, made) as server:
-        stub = stub_of(server)
-        busy = stub.Predict.future(long_request(make_request), timeout=120)
-        x = np.ones([2], np.float32)
-        until_queued(server, ask, stub, make_request("gpt", "double", x=x))
-        waiting = stub.Predict.future(make_request("gpt", "double", x=x), timeout=120)
-        wait_for(server, ask, "keras_gpt_queued_rows 2.0")
-        with pytest.raises(grpc.RpcError) as caught:
-            stub.Predict(make_request("gpt", "double", x=x[:1]), timeout=60)
-        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
-        assert "2 of at most 2 rows are waiting" in caught.value.details()
-        status, headers, text = ask(
-            server, "/v1/models/gpt:predict", {"instances": ["x"]}
-        )
-        assert status == 503
-        assert headers["retry-after"] == "1"
-        assert "try later" in json.loads(text)["error"]
-        assert busy.result().outputs
-        assert arrays(waiting.result())["y"].tolist() == [2.0, 2.0]
-
-
-def until_queued(server, ask, stub, request):
-    """Waits until the thread that runs batches is busy: a request stays queued."""
-    for _ in range(200):
-        probe = stub.Predict.future(request, timeout=60)
-        _, _, text = ask(server, "/metrics")
-        is_queued = "keras_gpt_queued_rows 2.0" in text
-        probe.cancel()
-        wait_for(server, ask, "keras_gpt_queued_rows 0.0")
-        if is_queued:
-            return
-    raise AssertionError("the server was never busy")
+        yield server
 
 
 def wait_for(server, ask, line):
-    for _ in range(1000):
-        if line in ask(server, "/metrics")[2]:
-            return
-    raise AssertionError(f"no {line}")
+    until = time.monotonic() + 60
+    while line not in ask(server, "/metrics")[2]:
+        assert time.monotonic() < until, line
+
+
+def test_late_and_cancelled_requests_never_run(
+    waiting_room, stub_of, make_request, ask
+):
+    stub = stub_of(waiting_room)
+    request = make_request("gpt", "double", x=np.ones([1], np.float32))
+    gone = stub.Predict.future(request, timeout=60)
+    wait_for(waiting_room, ask, "keras_gpt_queued_rows 1.0")
+    gone.cancel()
+    wait_for(waiting_room, ask, "keras_gpt_queued_rows 0.0")
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Predict(request, timeout=0.3)
+    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    wait_for(waiting_room, ask, "keras_gpt_queued_rows 0.0")
+    connection = http.client.HTTPConnection(urlsplit(waiting_room.rest_url).netloc)
+    body = json.dumps({"signature_name": "double", "instances": [1.0]})
+    connection.request("POST", "/v1/models/gpt:predict", body)
+    wait_for(waiting_room, ask, "keras_gpt_queued_rows 1.0")
+    connection.close()
+    wait_for(waiting_room, ask, "keras_gpt_queued_rows 0.0")
+    assert "keras_gpt_batch_rows_count{" not in ask(waiting_room, "/metrics")[2]
+
+
+def test_a_full_queue_turns_requests_away(waiting_room, stub_of, make_request, ask):
+    stub = stub_of(waiting_room)
+    x = np.ones([2], np.float32)
+    waiting = stub.Predict.future(make_request("gpt", "double", x=x), timeout=60)
+    wait_for(waiting_room, ask, "keras_gpt_queued_rows 2.0")
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Predict(make_request("gpt", "double", x=x[:1]), timeout=60)
+    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert "2 of at most 2 rows are waiting" in caught.value.details()
+    status, headers, text = ask(
+        waiting_room, "/v1/models/gpt:predict", {"instances": ["x"]}
+    )
+    assert status == 503
+    assert headers["retry-after"] == "1"
+    assert "try later" in json.loads(text)["error"]
+    waiting.cancel()
+    wait_for(waiting_room, ask, "keras_gpt_queued_rows 0.0")
 
 
 def test_bytes_beyond_the_limit_are_refused(toy, options, stub_of, make_request, ask):
