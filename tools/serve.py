@@ -16,8 +16,8 @@ if TYPE_CHECKING:  # takes seconds to import
     from keras_gpt.export.server import Server
 
 DESCRIPTION = (
-    "serves an exported model on this machine, by TF Serving's gRPC and REST APIs, and "
-    "streams. At scale, tensorflow_model_server is the way: it serves the same folders"
+    "serves an exported model on this machine, over gRPC and REST, by TF Serving's APIs. "
+    "At scale, tensorflow_model_server is the way: it serves the same folders"
 )
 # Not read from the library, whose import would slow --help down.
 _COUNTS = {
