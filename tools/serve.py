@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # takes seconds to import
     from keras_gpt.export.server import Server
 
 DESCRIPTION = (
-    "serves an exported model on this machine, over gRPC and REST, by TF Serving's APIs. "
+    "serves an exported model on this machine, over gRPC and REST, as TF Serving does. "
     "At scale, tensorflow_model_server is the way: it serves the same folders"
 )
 # Not read from the library, whose import would slow --help down.
