@@ -91,9 +91,12 @@ class ServedWeights:
         self.state.cast_at_load = _CastAtLoad(stored) if stored else None
 
     @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Lets layers read these weights in place of their own, in this graph."""
-        mapping = [(weight, read()) for weight, read in self._mapping]
+    def in_use(self, layer: Any) -> Iterator[None]:
+        """Lets a layer read these weights in place of its own, in this graph."""
+        ids = set(map(id, layer.weights))
+        mapping = [
+            (weight, read()) for weight, read in self._mapping if id(weight) in ids
+        ]
         with keras.StatelessScope(state_mapping=mapping):
             yield
 
@@ -123,12 +126,12 @@ class ServedModel:
 
     def forward(self, token_ids: tf.Tensor, *args: Any, **kwargs: Any) -> Any:
         """Runs the network; see `GPTBackbone.forward`."""
-        with self._weights.in_use():
+        with self._weights.in_use(self._backbone):
             return self._backbone.forward(token_ids, *args, **kwargs)
 
     def logits(self, hidden: tf.Tensor) -> tf.Tensor:
         """Projects hidden states (..., D) to float32 logits (..., V)."""
-        with self._weights.in_use():
+        with self._weights.in_use(self._backbone.token_embedding):
             return self._backbone.logits(hidden)
 
 

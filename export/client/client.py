@@ -151,7 +151,8 @@ class GPTClient:
         """Continues a prompt, and yields the text piece by piece.
 
         Joined, the pieces are what `generate` returns. The state of the generation
-        travels with each call, so any server of the same version may answer the next.
+        travels with each call, so any server of the same version may answer the next;
+        with a large model it is tens of megabytes, so that more tokens a call pay.
 
         Args:
             prompt: string or bytes.
