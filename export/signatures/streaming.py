@@ -139,7 +139,7 @@ class Streaming:
             finish_reason=state.finish_reason,
             text_length=state.text_lengths,
             text_bytes=state.text,
-            cache=_packed(state.cache, context),
+            cache=_packed(state.cache, context, used=state.lengths - 1),
             **given,
         )
 
@@ -301,12 +301,18 @@ def _resized(table: tf.Tensor, width: int) -> tf.Tensor:
     return tf.ensure_shape(padded, [None, width])
 
 
-def _packed(cache: KVCache, num_slots: int) -> tf.Tensor:
-    """Returns a cache as one tensor (B, 2 * L, N, num_slots, H)."""
-    # What lies behind the context was for padding.
+def _packed(cache: KVCache, num_slots: int, *, used: tf.Tensor) -> tf.Tensor:
+    """Returns the used slots (B,) of a cache as one tensor (B, 2 * L, N, num_slots, H).
+
+    The others are 0, whatever padding and drafts have left there: a row's state does
+    not tell what its neighbours were.
+    """
     tables = [table[:, :, :num_slots] for layer in cache.layers for table in layer]
     packed = tf.stack(tables, axis=1)
-    missing = num_slots - tf.shape(packed)[3]
+    size = tf.shape(packed)[3]
+    is_used = (tf.range(size) < used[:, None])[:, None, None, :, None]
+    packed = tf.where(is_used, packed, tf.zeros([], packed.dtype))
+    missing = num_slots - size
     packed = tf.pad(packed, [[0, 0], [0, 0], [0, 0], [0, missing], [0, 0]])
     _, heads, _, size = tables[0].shape
     return tf.ensure_shape(packed, [None, len(tables), heads, num_slots, size])

@@ -197,20 +197,55 @@ def test_a_bad_row_leaves_its_neighbours_bit_identical(loaded, fault):
         assert mixed["finish_reason"][1] in (b"length", b"stop")
 
 
-@pytest.mark.parametrize("name", ["serving_default", "generate", "score", "tokenize"])
-def test_joined_requests_give_what_each_gives_alone(loaded, prompts, name):
-    both = loaded(name, text=prompts)
-    for part in (slice(0, 1), slice(1, 4)):
-        alone = loaded(name, text=prompts[part])
+def assert_parts_of(whole, parts, rows):
+    """Checks that the rows of a joined call are what calls of their own give."""
+    for part, alone in zip(rows, parts, strict=True):
+        assert whole.keys() == alone.keys()
         for key, want in alone.items():
-            got = both[key][part]
-            if want.ndim == 2:
+            got = whole[key][part]
+            if want.ndim == 2 and got.shape != want.shape:
                 assert not got[:, want.shape[1] :].any()  # padding
                 got = got[:, : want.shape[1]]
             if want.dtype.kind == "f":
                 np.testing.assert_allclose(got, want, atol=1e-5, err_msg=key)
             else:
                 assert got.tolist() == want.tolist(), key
+
+
+PARTS = (slice(0, 1), slice(1, 4))
+
+
+@pytest.mark.parametrize(
+    "name", ["serving_default", "generate", "score", "tokenize", "prefill"]
+)
+def test_joined_requests_give_what_each_gives_alone(loaded, prompts, name):
+    whole = loaded(name, text=prompts)
+    parts = [loaded(name, text=prompts[part]) for part in PARTS]
+    assert_parts_of(whole, parts, PARTS)
+
+
+def test_joined_tokens_and_states_give_what_each_gives_alone(loaded, prompts):
+    tokens = loaded("tokenize", text=prompts)
+    states = loaded("prefill", text=prompts, stop_strings=[["e"], [""], ["a"], ["o"]])
+    for name, inputs in (("detokenize", tokens), ("decode", states)):
+        whole = loaded(name, **inputs)
+        parts = [
+            loaded(name, **{key: x[part] for key, x in inputs.items()})
+            for part in PARTS
+        ]
+        assert_parts_of(whole, parts, PARTS)
+    # And once more, now that the rows are of other lengths.
+    states = {key: x for key, x in whole.items() if key.startswith("state_")}
+    whole = loaded("decode", **states, max_tokens=[1, 9, 3, 5])
+    parts = [
+        loaded(
+            "decode",
+            **{key: x[part] for key, x in states.items()},
+            max_tokens=[1, 9, 3, 5][part],
+        )
+        for part in PARTS
+    ]
+    assert_parts_of(whole, parts, PARTS)
 
 
 def test_no_rows_give_no_rows(loaded):
