@@ -65,6 +65,9 @@ class ServedWeights:
             are stored. They are cast once, when the model is loaded, to the dtype that
             they have here. Defaults to None: as they are.
 
+    Raises:
+        ValueError: if a weight is too large for it.
+
     Attributes:
         state: `tf.Module` of all that is to be saved.
     """
@@ -81,7 +84,7 @@ class ServedWeights:
                 read = functools.partial(tf.convert_to_tensor, variable)
                 self._mapping.append((weight, read))
                 continue
-            small = _resizable(tf.cast(variable, storage_dtype))
+            small = _resizable(_stored(weight, storage_dtype))
             full = _resizable(tf.zeros([0], variable.dtype))
             stored.append(_StoredWeight(small, full, variable.shape))
             self._mapping.append((weight, stored[-1].read))
@@ -103,6 +106,19 @@ class ServedWeights:
 
 def _is_to_cast(dtype: tf.DType, storage_dtype: str | None) -> bool:
     return storage_dtype is not None and dtype.is_floating and dtype != storage_dtype
+
+
+def _stored(weight: Any, storage_dtype: str | None) -> tf.Tensor:
+    """Returns a weight as it is stored, unless it is too large for that."""
+    value = tf.convert_to_tensor(weight.value)
+    small = tf.cast(value, storage_dtype)
+    limit = small.dtype.max
+    if tf.reduce_any(tf.math.is_inf(small) & tf.math.is_finite(value)):
+        raise ValueError(
+            f"storage_dtype {storage_dtype} must hold all weights, up to {limit}, got "
+            f"{float(tf.reduce_max(tf.abs(value))):g} in {weight.path}."
+        )
+    return small
 
 
 def _resizable(value: tf.Tensor) -> tf.Variable:

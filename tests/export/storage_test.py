@@ -75,3 +75,15 @@ def test_weights_have_the_precision_of_the_model_unless_told_otherwise(
     folder = export_saved_model(lm, tmp_path, max_new_tokens=2, batch_sizes=[1])
     num_bytes = 2 * backbone.count_params()
     assert num_bytes <= data_size(folder) <= num_bytes + OVERHEAD
+
+
+def test_weights_that_are_too_large_are_named(tokenizer, tmp_path):
+    backbone = GPTBackbone.from_size(
+        "gpt_nano", vocabulary_size=tokenizer.vocabulary_size()
+    )
+    backbone.layer_norm.beta.assign(np.full([32], 70000.0))
+    lm = GPTCausalLM(backbone, GPTCausalLMPreprocessor(tokenizer))
+    message = "storage_dtype float16 must hold all weights, .* 70000 in layer_norm/beta"
+    with pytest.raises(ValueError, match=message):
+        export_saved_model(lm, tmp_path, storage_dtype="float16")
+    assert list(tmp_path.iterdir()) == []
