@@ -169,9 +169,11 @@ class Streaming:
         ids, context = stream.token_ids, self._decoder.context
         num_new = stream.length - stream.prompt_length
         is_state = tf.reduce_all((ids >= 0) & (ids < size), axis=1)
-        is_state &= (stream.prompt_length >= 1) & (num_new >= 0)
+        # Compared before they are added up: sums of forged numbers may wrap.
+        is_state &= stream.prompt_length >= 1
+        is_state &= stream.length >= stream.prompt_length
         is_state &= (stream.length <= context) & (stream.limit >= 0)
-        is_state &= stream.prompt_length + stream.limit <= context
+        is_state &= stream.limit <= context - stream.prompt_length
         is_state &= (stream.finish_reason >= 0) & (
             stream.finish_reason < len(FINISH_REASONS)
         )

@@ -160,6 +160,8 @@ def test_bad_rows_end_at_once_with_their_reason(call):
     ("name", "value"),
     [
         ("length", 10**6),
+        ("length", -(2**31)),
+        ("limit", 2**31 - 1),
         ("prompt_length", -5),
         ("limit", 10**6),
         ("finish_reason", 77),
