@@ -32,8 +32,6 @@ def define_flags(flags: absl_flags.FlagValues) -> None:
 def run(flags: absl_flags.FlagValues) -> None:
     """Runs the tool."""
     command.require(flags, "model", "input")
-    import tensorflow as tf
-
     from keras_gpt.data import encode_text, evaluation_batches, read_text_files
     from keras_gpt.training import make_eval_step
 
@@ -48,7 +46,7 @@ def run(flags: absl_flags.FlagValues) -> None:
             context_length=lm.backbone.config.max_sequence_length,
         )
         for batch in batches:
-            sums = step(tf.constant(batch.windows), tf.constant(batch.mask))
+            sums = step(batch)
             total += float(sums.total)
             tokens += float(sums.count)
     num_bytes = sum(len(text.encode("utf-8")) for text in texts)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import flags as absl_flags
 
@@ -11,6 +13,9 @@ from keras_gpt.config import ACTIVATIONS, NAMED_SIZES
 from keras_gpt.tools import command, inputs
 
 DESCRIPTION = "trains a GPT on text files"
+
+# How often a process was started again, in its environment.
+RESTARTS = "KERAS_GPT_RESTARTS"
 
 # Fields of GPTConfig that flags of the same name change; None keeps the size's own.
 MODEL_INTEGERS = {
@@ -38,13 +43,16 @@ MODEL_FIELDS = (*MODEL_INTEGERS, *MODEL_NUMBERS, *MODEL_SWITCHES, "activation")
 # Fields of PretrainConfig: default and meaning.
 INTEGERS: dict[str, tuple[int | None, str]] = {
     "steps": (1000, "Optimizer steps"),
-    "batch_size": (12, "Windows per step, over all replicas"),
+    "batch_size": (12, "Windows per step, over all replicas and micro-batches"),
+    "accumulate": (1, "Micro-batches per step: less memory, the same result"),
     "warmup_steps": (100, "Steps of linear warm-up"),
     "eval_every": (250, "Steps between evaluations"),
     "eval_batches": (20, "Batches of the held-out part per evaluation; 0 for all"),
     "checkpoint_every": (250, "Steps between checkpoints"),
     "keep_checkpoints": (2, "Newest checkpoints to keep, besides the best"),
     "log_every": (10, "Steps between progress lines"),
+    "patience": (0, "Evaluations without a better loss that end the run; 0 for never"),
+    "sample_tokens": (100, "Tokens to write at each evaluation; 0 for none"),
     "seed": (0, "Of initialisation, data order and dropout"),
 }
 NUMBERS: dict[str, tuple[float | None, str]] = {
@@ -54,6 +62,7 @@ NUMBERS: dict[str, tuple[float | None, str]] = {
     "beta_2": (0.95, "AdamW's second decay"),
     "weight_decay": (0.1, "AdamW's weight decay, on matrices only"),
     "clip_norm": (1.0, "Largest global norm of the gradients; 0 for none"),
+    "decay_fraction": (0.2, "Share of the steps in which constant_decay decays"),
     "validation_fraction": (0.1, "Share of the text held out, from its end"),
 }
 
@@ -61,6 +70,7 @@ NUMBERS: dict[str, tuple[float | None, str]] = {
 def define_flags(flags: absl_flags.FlagValues) -> None:
     """Defines the tool's flags."""
     _define_run_flags(flags)
+    _define_strategy_flags(flags)
     for define, fields in (
         (absl_flags.DEFINE_integer, MODEL_INTEGERS),
         (absl_flags.DEFINE_float, MODEL_NUMBERS),
@@ -81,6 +91,10 @@ def define_flags(flags: absl_flags.FlagValues) -> None:
 def _define_run_flags(flags: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_multi_string(
         "input", [], "UTF-8 text file or glob pattern; may be repeated",
+        flag_values=flags,
+    )  # fmt: skip
+    absl_flags.DEFINE_string(
+        "dataset", None, "Folder of prepare_data, in place of --input; optional",
         flag_values=flags,
     )  # fmt: skip
     absl_flags.DEFINE_string(
@@ -121,42 +135,121 @@ def _define_run_flags(flags: absl_flags.FlagValues) -> None:
         flag_values=flags,
     )  # fmt: skip
     absl_flags.DEFINE_enum(
-        "strategy", "one_device", ["one_device"], "tf.distribute strategy",
+        "optimizer", "adamw", ["adamw", "adafactor"], "Keras optimizer",
         flag_values=flags,
     )  # fmt: skip
+    absl_flags.DEFINE_enum(
+        "schedule", "cosine", ["cosine", "linear", "constant_decay"],
+        "How the learning rate falls after the warm-up", flag_values=flags,
+    )  # fmt: skip
+    absl_flags.DEFINE_bool(
+        "remat", False, "Whether to compute blocks again in the backward pass, for "
+        "less memory", flag_values=flags,
+    )  # fmt: skip
+
+
+def _define_strategy_flags(flags: absl_flags.FlagValues) -> None:
+    absl_flags.DEFINE_enum(
+        "strategy", "one_device",
+        ["one_device", "mirrored", "multi_worker", "tpu", "mesh"],
+        "Where to train: copies of the model on several devices (mirrored), machines "
+        "(multi_worker) or TPU cores (tpu), or the model split over devices (mesh)",
+        flag_values=flags,
+    )  # fmt: skip
+    absl_flags.DEFINE_integer(
+        "devices", None, "mirrored: how many devices; parts of the CPU where there is "
+        "no GPU; optional, all GPUs otherwise", flag_values=flags,
+    )  # fmt: skip
+    absl_flags.DEFINE_string(
+        "mesh", None, "mesh: such as batch:4,model:2; optional otherwise",
+        flag_values=flags,
+    )  # fmt: skip
+    absl_flags.DEFINE_list(
+        "workers", None, "multi_worker: host:port of each; optional where TF_CONFIG or "
+        "Slurm's variables tell", flag_values=flags,
+    )  # fmt: skip
+    absl_flags.DEFINE_float(
+        "worker_timeout", 600.0, "multi_worker: seconds to wait for the other workers",
+        flag_values=flags,
+    )  # fmt: skip
+    absl_flags.DEFINE_integer(
+        "max_restarts", 10, "multi_worker: how often to start again from the last "
+        "checkpoint when another worker is lost", flag_values=flags,
+    )  # fmt: skip
+    absl_flags.DEFINE_string(
+        "tpu", "", "tpu: its name or address; optional", flag_values=flags
+    )
 
 
 def run(flags: absl_flags.FlagValues) -> None:
     """Runs the tool."""
-    command.require(flags, "input", "output")
+    command.require(flags, "output")
+    if bool(flags.input) == bool(flags.dataset):
+        raise command.UsageError("flag --input or --dataset is required, and not both.")
     if flags.tokenizer and flags.vocabulary_size is not None:
         raise command.UsageError(
             "flag --vocabulary_size is for a vocabulary to learn; --tokenizer has one."
         )
-    paths = inputs.text_paths(flags.input)
+    paths = inputs.text_paths(flags.input) if flags.input else None
+    strategy = _strategy(flags)  # before anything else uses the devices
+
+    from keras_gpt.training import WorkerLostError, pretrain
+
     tokenizer = _tokenizer(flags, paths)
-
-    from keras_gpt.training import pretrain
-
     config = pretrain_config(flags, tokenizer.vocabulary_size())
-    result = pretrain(
-        config,
-        corpus_paths=paths,
-        tokenizer=tokenizer,
-        output_dir=flags.output,
-        progress=lambda line: print(line, flush=True),
-    )
+    try:
+        result = pretrain(
+            config,
+            corpus_paths=paths,
+            dataset=flags.dataset,
+            tokenizer=tokenizer,
+            output_dir=flags.output,
+            strategy=strategy,
+            progress=lambda line: print(line, flush=True),
+        )
+    except WorkerLostError as error:
+        _start_again(error, flags.max_restarts)
     loss = result.report["validation_loss"]["final"]
     print(f"validation loss {loss:.4f} nats per token; model in {flags.output}/model")
 
 
-def _tokenizer(flags: absl_flags.FlagValues, paths: list[Path]) -> Any:
+def _strategy(flags: absl_flags.FlagValues) -> Any:
+    from keras_gpt.training import find_cluster, make_strategy, parse_mesh
+
+    several = flags.strategy == "multi_worker"
+    return make_strategy(
+        flags.strategy,
+        devices=flags.devices,
+        mesh=parse_mesh(flags.mesh) if flags.mesh else None,
+        cluster=find_cluster(flags.workers) if several else None,
+        worker_timeout=flags.worker_timeout,
+        tpu=flags.tpu,
+    )
+
+
+def _start_again(error: Exception, max_restarts: int) -> NoReturn:
+    """Replaces this process with a new one of the same command.
+
+    TensorFlow cannot connect its workers a second time within one process.
+
+    Raises:
+        Exception: `error`, when that was done `max_restarts` times already.
+    """
+    restarts = int(os.environ.get(RESTARTS, "0"))
+    if restarts >= max_restarts:
+        raise error
+    print(f"{error} Starting again ({restarts + 1} of {max_restarts}).", flush=True)
+    os.environ[RESTARTS] = str(restarts + 1)
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _tokenizer(flags: absl_flags.FlagValues, paths: list[Path] | None) -> Any:
     from keras_gpt.tokenizer import train_tokenizer
 
     if flags.tokenizer:
         return inputs.load_tokenizer(flags.tokenizer)
     return train_tokenizer(
-        paths,
+        paths,  # type: ignore[arg-type]
         vocabulary_size=flags.vocabulary_size,
         kind=flags.tokenizer_kind,
         end_token=flags.end_token,
@@ -181,12 +274,15 @@ def pretrain_config(flags: absl_flags.FlagValues, vocabulary_size: int) -> Any:
     values: dict[str, Any] = {name: flags[name].value for name in (*INTEGERS, *NUMBERS)}
     values["eval_batches"] = values["eval_batches"] or None
     values["clip_norm"] = values["clip_norm"] or None
+    values["patience"] = values["patience"] or None
     choices: dict[str, Any] = {"auto": "auto", "true": True, "false": False}
     return PretrainConfig(
         model=model,
         dtype_policy=flags.dtype_policy,
         jit_compile=choices[flags.jit_compile],
-        strategy=flags.strategy,
+        optimizer=flags.optimizer,
+        schedule=flags.schedule,
+        remat=flags.remat,
         **values,
     )
 

@@ -1,16 +1,19 @@
 """Text files to token windows: reading, encoding and the training order."""
 
+from keras_gpt.data.batch import ExampleBatch
 from keras_gpt.data.corpus import TokenCorpus, encode_corpus, encode_text
+from keras_gpt.data.sources import CorpusSource, DataSource
 from keras_gpt.data.text import read_text_files
 from keras_gpt.data.windows import (
-    EvaluationBatch,
     evaluation_batches,
     training_dataset,
     training_windows,
 )
 
 __all__ = [
-    "EvaluationBatch",
+    "ExampleBatch",
+    "CorpusSource",
+    "DataSource",
     "TokenCorpus",
     "encode_corpus",
     "encode_text",

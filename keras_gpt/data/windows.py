@@ -7,10 +7,11 @@ later, T targets.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+
+from keras_gpt.data.batch import ExampleBatch
 
 # Counters that keep the streams drawn from one seed apart.
 _ORDER_STREAM = 0
@@ -20,19 +21,6 @@ _SHUFFLE_ROUNDS = 4  # tf.random.experimental.index_shuffle's own choice
 
 # The shuffle keys are 32 bits wide.
 MAX_SEED = 2**31 - 1
-
-
-class EvaluationBatch(NamedTuple):
-    """One batch of evaluation windows.
-
-    Attributes:
-        windows: int32 (B, T + 1).
-        mask: bool (B, T). True where the target counts; each target of the split
-            counts exactly once.
-    """
-
-    windows: np.ndarray
-    mask: np.ndarray
 
 
 def num_training_windows(num_tokens: int, context_length: int) -> int:
@@ -56,6 +44,7 @@ def training_windows(
     seed: int,
     batch_size: int,
     context_length: int,
+    rows: tuple[int, int] | None = None,
 ) -> tf.Tensor:
     """Returns the batch of one training step, a pure function of (seed, step).
 
@@ -69,23 +58,59 @@ def training_windows(
         seed: int, at least 0.
         batch_size: int, B.
         context_length: int, T.
+        rows: pair of ints. Number of the first of the batch's rows to return, and
+            how many. Defaults to all of them.
 
     Returns:
-        int32 (B, T + 1).
+        int32 (B or fewer rows, T + 1).
 
     Raises:
         ValueError: if the tokens do not fill one window.
     """
-    num_tokens = int(tokens.shape[0])
+    start = window_starts(
+        int(tokens.shape[0]),
+        step=step,
+        seed=seed,
+        batch_size=batch_size,
+        context_length=context_length,
+        rows=rows,
+    )
+    indices = start[:, None] + tf.range(context_length + 1, dtype=tf.int64)[None, :]
+    windows = tf.gather(tokens, indices)
+    return tf.ensure_shape(windows, [start.shape[0], context_length + 1])
+
+
+def window_starts(
+    num_tokens: int,
+    *,
+    step: tf.Tensor | int,
+    seed: int,
+    batch_size: int,
+    context_length: int,
+    rows: tuple[int, int] | None = None,
+) -> tf.Tensor:
+    """Returns where the windows of `training_windows` start.
+
+    Args:
+        num_tokens: int. Length of the token array.
+        step: int64 scalar. As there, like all others.
+        seed: int.
+        batch_size: int.
+        context_length: int.
+        rows: pair of ints.
+
+    Returns:
+        int64 (B or fewer rows,).
+    """
     count = num_training_windows(num_tokens, context_length)
     offsets = min(context_length, num_tokens - count * context_length)
-    place = tf.cast(step, tf.int64) * batch_size + tf.range(batch_size, dtype=tf.int64)
+    first, number = rows or (0, batch_size)
+    place = tf.cast(step, tf.int64) * batch_size + first
+    place += tf.range(number, dtype=tf.int64)
     epoch = place // count
     window = _shuffled(place % count, epoch=epoch, seed=seed, count=count)
     offset = tf.map_fn(lambda e: _offset(e, seed, offsets), epoch)
-    start = offset + window * context_length
-    indices = start[:, None] + tf.range(context_length + 1, dtype=tf.int64)[None, :]
-    return tf.ensure_shape(tf.gather(tokens, indices), [batch_size, context_length + 1])
+    return tf.ensure_shape(offset + window * context_length, [number])
 
 
 def _shuffled(
@@ -118,6 +143,7 @@ def training_dataset(
     batch_size: int,
     context_length: int,
     start_step: int = 0,
+    rows: tuple[int, int] | None = None,
 ) -> tf.data.Dataset:
     """Returns the batches from `start_step` on, without end.
 
@@ -128,9 +154,10 @@ def training_dataset(
         context_length: int, T.
         start_step: int. Steps already done; the first batch is that of this step.
             Defaults to 0.
+        rows: pair of ints. As in `training_windows`.
 
     Returns:
-        Dataset of int32 (B, T + 1), prefetched.
+        Dataset of int32 (B or fewer rows, T + 1), prefetched.
 
     Raises:
         ValueError: if the tokens do not fill one window.
@@ -146,6 +173,7 @@ def training_dataset(
             seed=seed,
             batch_size=batch_size,
             context_length=context_length,
+            rows=rows,
         )
     )
     return batches.prefetch(4)
@@ -157,7 +185,7 @@ def evaluation_batches(
     batch_size: int,
     context_length: int,
     max_batches: int | None = None,
-) -> Iterator[EvaluationBatch]:
+) -> Iterator[ExampleBatch]:
     """Yields neighbouring windows that together predict every token but the first.
 
     Args:
@@ -168,7 +196,7 @@ def evaluation_batches(
             batches of windows spread evenly over the split. Defaults to None, all.
 
     Yields:
-        `EvaluationBatch`.
+        `ExampleBatch`.
 
     Raises:
         ValueError: if there is nothing to predict.
@@ -192,4 +220,4 @@ def evaluation_batches(
             piece = tokens[start : start + context_length + 1]
             windows[row, : len(piece)] = piece
             mask[row, : len(piece) - 1] = True
-        yield EvaluationBatch(windows=windows, mask=mask)
+        yield ExampleBatch(windows=windows, mask=mask)

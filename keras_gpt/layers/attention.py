@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from keras_gpt.layers import kv_cache
+from keras_gpt.layers.dropout import Dropout
 from keras_gpt.layers.kv_cache import LayerCache
 
 MASKED_LOGIT = -1e30  # far below any logit; finite, so that no NaN can arise
+
+_columns_by_head: ContextVar[bool] = ContextVar("_columns_by_head", default=False)
+
+
+@contextlib.contextmanager
+def columns_by_head() -> Iterator[None]:
+    """Within it, weights have the three projections of each head side by side.
+
+    That is (D, N * 3 * H) where a checkpoint has (D, 3 * N * H): a mesh that splits
+    the columns then splits them by heads.
+    """
+    token = _columns_by_head.set(True)
+    try:
+        yield
+    finally:
+        _columns_by_head.reset(token)
 
 
 class AttentionOutput(NamedTuple):
@@ -132,10 +152,15 @@ class CausalSelfAttention(keras.layers.Layer):
             name="output_projection",
         )
         self.weights_dropout = (
-            keras.layers.Dropout(dropout, dtype="float32", name="weights_dropout")
+            Dropout(dropout, dtype="float32", name="weights_dropout")
             if dropout
             else None
         )
+
+    @property
+    def drops(self) -> bool:
+        """Whether training draws random numbers."""
+        return self.weights_dropout is not None
 
     def build(self, input_shape: Any) -> None:
         """Creates the weights."""
@@ -156,9 +181,14 @@ class CausalSelfAttention(keras.layers.Layer):
         batch_size, length = tf.unstack(tf.shape(inputs)[:2])
         # Dense layers are quickest on matrices: a product with its bias is one op.
         rows = self.query_key_value(tf.reshape(inputs, [-1, inputs.shape[-1]]))
-        heads = tf.reshape(rows, [batch_size, length, 3, self.num_heads, self.head_dim])
-        # (B, T, 3, N, H) -> (3, B, N, T, H)
-        query, key, value = tf.unstack(tf.transpose(heads, [2, 0, 3, 1, 4]))
+        if _columns_by_head.get():
+            # (B, T, N, 3, H) -> (3, B, N, T, H)
+            columns, order = [self.num_heads, 3], [3, 0, 2, 1, 4]
+        else:
+            # (B, T, 3, N, H) -> (3, B, N, T, H)
+            columns, order = [3, self.num_heads], [2, 0, 3, 1, 4]
+        heads = tf.reshape(rows, [batch_size, length, *columns, self.head_dim])
+        query, key, value = tf.unstack(tf.transpose(heads, order))
         if cache:
             cache = kv_cache.write(
                 LayerCache(*cache), key=key, value=value, rows=cache_rows

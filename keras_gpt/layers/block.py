@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_gpt.config import GPTConfig
 from keras_gpt.layers.attention import AttentionOutput, CausalSelfAttention
+from keras_gpt.layers.dropout import Dropout
 from keras_gpt.layers.initializers import normal
 from keras_gpt.layers.kv_cache import LayerCache
 from keras_gpt.layers.mlp import MLP
@@ -74,9 +75,14 @@ class TransformerBlock(keras.layers.Layer):
             ),
             name="mlp",
         )
-        self.residual_dropout = keras.layers.Dropout(
+        self.residual_dropout = Dropout(
             config.dropout, dtype=self.dtype_policy, name="residual_dropout"
         )
+
+    @property
+    def drops(self) -> bool:
+        """Whether training draws random numbers."""
+        return self.residual_dropout.rate > 0.0 or self.attention.drops
 
     def build(self, input_shape: Any, *_: Any, **__: Any) -> None:
         """Creates the weights."""

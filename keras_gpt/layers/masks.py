@@ -48,3 +48,27 @@ class AttentionMask(keras.layers.Layer):
         """Static shape of the mask in a functional model."""
         batch_size, length = token_ids.shape
         return keras.KerasTensor((batch_size, 1, length, length), dtype="bool")
+
+
+def segment_mask(segments: tf.Tensor) -> tf.Tensor:
+    """Returns the mask with which packed documents do not see each other.
+
+    Args:
+        segments: int32 (B, T). Number of each token's document within its row.
+
+    Returns:
+        bool (B, 1, T, T). True where the key is of the query's own segment, and not
+        later.
+    """
+    places = tf.range(tf.shape(segments)[1])
+    same = tf.expand_dims(segments, 2) == tf.expand_dims(segments, 1)
+    return tf.expand_dims(same & (places[None, :] <= places[:, None]), 1)
+
+
+def segment_positions(mask: tf.Tensor) -> tf.Tensor:
+    """Returns int32 (B, T), each token's position in its own segment, from 0.
+
+    Args:
+        mask: bool (B, 1, T, T), from `segment_mask`.
+    """
+    return tf.reduce_sum(tf.cast(mask, tf.int32), axis=[1, 3]) - 1

@@ -12,10 +12,12 @@ from keras_gpt import presets
 from keras_gpt.config import GPTConfig
 from keras_gpt.layers import kv_cache
 from keras_gpt.layers.block import TransformerBlock, layer_norm
+from keras_gpt.layers.dropout import Dropout
 from keras_gpt.layers.embeddings import PositionEmbedding, TokenEmbedding
 from keras_gpt.layers.initializers import normal
 from keras_gpt.layers.kv_cache import KVCache
 from keras_gpt.layers.masks import AttentionMask
+from keras_gpt.layers.remat import rematerialized
 
 
 class ForwardOutput(NamedTuple):
@@ -83,7 +85,7 @@ class GPTBackbone(keras_nlp.models.Backbone):
             name="position_embedding",
         )
         self.embeddings_add = keras.layers.Add(dtype=dtype, name="embeddings_add")
-        self.embeddings_dropout = keras.layers.Dropout(
+        self.embeddings_dropout = Dropout(
             config.dropout_of("embedding"), dtype=dtype, name="embeddings_dropout"
         )
         self.attention_mask = AttentionMask(name="attention_mask")
@@ -164,6 +166,7 @@ class GPTBackbone(keras_nlp.models.Backbone):
         mask: tf.Tensor | None = None,
         cache: KVCache | tuple[()] = (),
         training: bool | None = None,
+        remat: bool = False,
     ) -> ForwardOutput:
         """Runs the network: the one path of training, prefill and decoding.
 
@@ -179,6 +182,8 @@ class GPTBackbone(keras_nlp.models.Backbone):
                 the causal mask: slots up to the token's own.
             cache: `KVCache` of the tokens before, or () for none.
             training: bool. Whether dropout is active.
+            remat: bool. Whether the backward pass computes the insides of each block
+                again instead of keeping them. Not with a cache. Defaults to False.
 
         Returns:
             `ForwardOutput`.
@@ -201,6 +206,9 @@ class GPTBackbone(keras_nlp.models.Backbone):
             mask = self.attention_mask(token_ids, padding_mask, **keys)
         layer_caches = []
         for index, block in enumerate(self.transformer_layers):
+            if remat:
+                hidden = rematerialized(block, hidden, mask=mask, training=training)
+                continue
             layer_cache = cache.layers[index] if cache else ()
             hidden, layer_cache = block(
                 hidden, mask, cache=layer_cache, training=training, **cached

@@ -1,7 +1,9 @@
-"""Checkpoints that are whole or absent.
+"""Checkpoints that are whole or absent, written while training goes on.
 
 A checkpoint is a directory `step_00000500`, written under a temporary name, flushed
-to the disk and then renamed: whoever finds it under its own name finds all of it.
+to the disk and then renamed: whoever finds it under its own name finds all of it. Its
+values are in TensorFlow's checkpoint format under the names of `named_variables`, each
+with a checksum; they do not depend on the strategy of the run that wrote them.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -18,7 +21,7 @@ import tensorflow as tf
 _NAME = re.compile(r"step_(\d{8,})")
 _SEED_NUMBER = re.compile(r"(?<=seed_generator)_\d+")
 _TEMPORARY = ".tmp-"
-_VARIABLES = "variables"  # prefix of the tf.train.Checkpoint files
+_VARIABLES = "variables"  # prefix of the checkpoint's files
 _STATE = "state.json"
 
 # What TensorFlow raises for a missing, cut or foreign checkpoint.
@@ -53,7 +56,7 @@ class TrainingState(NamedTuple):
 
 
 def named_variables(**groups: Any) -> dict[str, Any]:
-    """Maps "group/path" to variable, for checkpoints.
+    """Maps "group/path" to Keras variable, for checkpoints.
 
     Args:
         **groups: name to list of Keras variables, such as `model=backbone.variables`.
@@ -71,7 +74,7 @@ def named_variables(**groups: Any) -> dict[str, Any]:
             while key in variables:
                 repeat += 1
                 key = f"{path}#{repeat}"
-            variables[key] = member.value
+            variables[key] = member
     return variables
 
 
@@ -80,22 +83,38 @@ class CheckpointManager:
 
     Args:
         directory: string. Holds the checkpoints; made if missing.
-        variables: path to `tf.Variable`, everything that training changes.
+        variables: path to Keras variable, everything that training changes.
         keep: int, at least 1. How many of the newest to keep; the one with the
             lowest validation loss is kept besides. Defaults to 2.
+        read: function of a variable to its value now, which stays what it is while
+            training goes on. Defaults to reading the variable itself.
+        writes: bool. Whether this process writes; the others only restore. Defaults
+            to True.
 
     Raises:
         ValueError: if `keep` is not positive.
     """
 
     def __init__(
-        self, directory: str, *, variables: Mapping[str, tf.Variable], keep: int = 2
+        self,
+        directory: str,
+        *,
+        variables: Mapping[str, Any],
+        keep: int = 2,
+        read: Callable[[Any], Any] | None = None,
+        writes: bool = True,
     ) -> None:
         if keep < 1:
             raise ValueError(f"keep must be at least 1, got {keep}.")
         self.directory = directory
         self._keep = keep
-        self._checkpoint = tf.train.Checkpoint(variables=dict(variables))
+        self._variables = dict(variables)
+        self._read = read or (lambda variable: variable.value.read_value())
+        self._writes = writes
+        self._writer: threading.Thread | None = None
+        self._error: CheckpointError | None = None
+        if not writes:
+            return
         os.makedirs(directory, exist_ok=True)
         for name in os.listdir(directory):
             if name.startswith(_TEMPORARY):  # what a killed run left
@@ -103,6 +122,8 @@ class CheckpointManager:
 
     def steps(self) -> list[int]:
         """Returns the steps that have a whole checkpoint, ascending."""
+        if not os.path.isdir(self.directory):
+            return []
         found = (_NAME.fullmatch(name) for name in os.listdir(self.directory))
         return sorted(
             int(match[1])
@@ -114,22 +135,43 @@ class CheckpointManager:
         """Returns the directory of a step's checkpoint."""
         return os.path.join(self.directory, f"step_{step:08d}")
 
-    def save(self, state: TrainingState) -> str:
-        """Writes the variables and `state`; then removes what is no longer kept.
+    def save(self, state: TrainingState) -> None:
+        """Writes the values of now and `state`, in the background.
 
-        Returns:
-            The checkpoint's directory.
+        An earlier checkpoint still being written is waited for. Afterwards what is
+        no longer kept is removed.
 
         Raises:
-            CheckpointError: if it cannot be written (disk full, say). The earlier
+            CheckpointError: if the one before could not be written.
+        """
+        self.wait()
+        if not self._writes:
+            return
+        values = {name: self._read(v) for name, v in self._variables.items()}
+        self._writer = threading.Thread(target=self._write, args=(values, state))
+        self._writer.start()
+
+    def wait(self) -> None:
+        """Returns when what was saved is on the disk.
+
+        Raises:
+            CheckpointError: if it could not be written (disk full, say). The earlier
                 checkpoints stay as they are.
         """
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _write(self, values: Mapping[str, Any], state: TrainingState) -> None:
         final = self.path(state.step)
         temporary = os.path.join(self.directory, f"{_TEMPORARY}{state.step:08d}")
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             os.makedirs(temporary)
-            self._checkpoint.write(os.path.join(temporary, _VARIABLES))
+            _write_values(os.path.join(temporary, _VARIABLES), values)
             with open(os.path.join(temporary, _STATE), "w", encoding="utf-8") as file:
                 json.dump(state._asdict(), file)
             flush_directory(temporary)
@@ -137,11 +179,11 @@ class CheckpointManager:
                 shutil.rmtree(final)
             os.replace(temporary, final)
             _flush(self.directory)
+            self._prune()
         except (OSError, tf.errors.OpError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise CheckpointError(self._failure(state.step, error)) from error
-        self._prune()
-        return final
+            self._error = CheckpointError(self._failure(state.step, error))
+            self._error.__cause__ = error
 
     def restore(self) -> TrainingState | None:
         """Loads the newest checkpoint that can be read.
@@ -169,13 +211,17 @@ class CheckpointManager:
 
     def _restore(self, step: int) -> TrainingState:
         state = self.state(step)
-        prefix = os.path.join(self.path(step), _VARIABLES)
-        status = self._checkpoint.read(prefix)
-        try:
-            status.assert_consumed()
-        except AssertionError:
-            status.expect_partial()  # one error is enough, without later warnings
-            raise
+        reader = tf.train.load_checkpoint(os.path.join(self.path(step), _VARIABLES))
+        there, here = set(reader.get_variable_to_shape_map()), set(self._variables)
+        if there != here:
+            raise ValueError(
+                f"it must hold the {len(here)} variables of this run, but "
+                f"{min(there ^ here)} is in one of the two alone"
+            )
+        # All are read, and their checksums checked, before any is changed.
+        values = {name: reader.get_tensor(name) for name in self._variables}
+        for name, variable in self._variables.items():
+            variable.assign(values[name])
         return state
 
     def _prune(self) -> None:
@@ -188,17 +234,27 @@ class CheckpointManager:
         for step in set(steps) - kept:
             shutil.rmtree(self.path(step), ignore_errors=True)
 
-    def _failure(self, step: int, error: Exception) -> str:
+    def last_good(self) -> str:
+        """Returns a sentence that names the newest checkpoint."""
         steps = self.steps()
-        last = (
-            f"The last good checkpoint is {self.path(steps[-1])}."
-            if steps
-            else "There is no earlier checkpoint."
-        )
+        if not steps:
+            return "There is no earlier checkpoint."
+        return f"The last good checkpoint is {self.path(steps[-1])}."
+
+    def _failure(self, step: int, error: Exception) -> str:
         return (
             f"Cannot write the checkpoint of step {step} in {self.directory!r}: "
-            f"{_reason(error)}. {last}"
+            f"{_reason(error)}. {self.last_good()}"
         )
+
+
+def _write_values(prefix: str, values: Mapping[str, Any]) -> None:
+    tf.raw_ops.SaveV2(
+        prefix=prefix,
+        tensor_names=list(values),
+        shape_and_slices=[""] * len(values),
+        tensors=list(values.values()),
+    )
 
 
 def write_whole(path: str, content: str | bytes) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 from keras_gpt.config import GPTConfig
 from keras_gpt.data.windows import MAX_SEED
+from keras_gpt.training.optimizers import OPTIMIZERS
+from keras_gpt.training.schedules import SCHEDULES, Schedule
 from keras_gpt.training.step import JIT_CHOICES
-from keras_gpt.training.strategy import STRATEGIES
 
 # float16 would need loss scaling.
 DTYPE_POLICIES = ("float32", "mixed_bfloat16")
@@ -22,13 +23,23 @@ class PretrainConfig:
     Args:
         model: `GPTConfig`. Architecture to train.
         steps: int. Optimizer steps.
-        batch_size: int. Windows per step, over all replicas (B).
+        batch_size: int. Windows per step, over all replicas and micro-batches (B).
+        accumulate: int. Micro-batches per step: less memory, the same result.
+            Defaults to 1.
+        remat: bool. Whether the backward pass computes blocks again: less memory
+            for more work. Defaults to False.
         context_length: int. Tokens per window (T), at most the model's
             `max_sequence_length`. Defaults to that.
         learning_rate: float. Peak of the schedule. Defaults to 1e-3.
         min_learning_rate: float. End of the cosine. Defaults to a tenth of the
             peak.
+        schedule: string. How the rate falls after the warm-up: `"cosine"`,
+            `"linear"`, or `"constant_decay"`, at the end alone. Defaults to
+            `"cosine"`.
+        decay_fraction: float in (0, 1]. Of `"constant_decay"`: the last share of the
+            steps after the warm-up, in which the rate falls. Defaults to 0.2.
         warmup_steps: int, less than `steps`. Linear warm-up from 0. Defaults to 0.
+        optimizer: string. `"adamw"` or `"adafactor"`. Defaults to `"adamw"`.
         beta_1: float in [0, 1). AdamW's first decay. Defaults to 0.9.
         beta_2: float in [0, 1). AdamW's second decay. Defaults to 0.95.
         weight_decay: float, at least 0. On matrices only. Defaults to 0.1.
@@ -42,6 +53,10 @@ class PretrainConfig:
         keep_checkpoints: int. How many of the newest to keep, besides the best.
             Defaults to 2.
         log_every: int. Steps between progress lines. Defaults to 10.
+        patience: int or None. Evaluations without a better loss after which the run
+            ends early. Defaults to None, never.
+        sample_tokens: int. Tokens that the model writes at each evaluation, for
+            TensorBoard; 0 for none. Defaults to 0.
         seed: int in [0, 2**31). Of initialisation, data order and dropout.
             Defaults to 0.
         validation_fraction: float in (0, 1). Share of the text held out, from its
@@ -50,7 +65,6 @@ class PretrainConfig:
             `"float32"`.
         jit_compile: bool or `"auto"`. As in `make_train_step`. Defaults to
             `"auto"`.
-        strategy: string. As in `make_strategy`. Defaults to `"one_device"`.
 
     Raises:
         ValueError: if a field is out of its range.
@@ -59,10 +73,15 @@ class PretrainConfig:
     model: GPTConfig
     steps: int
     batch_size: int
+    accumulate: int = 1
+    remat: bool = False
     context_length: int | None = None
     learning_rate: float = 1e-3
     min_learning_rate: float | None = None
+    schedule: str = "cosine"
+    decay_fraction: float = 0.2
     warmup_steps: int = 0
+    optimizer: str = "adamw"
     beta_1: float = 0.9
     beta_2: float = 0.95
     weight_decay: float = 0.1
@@ -72,11 +91,12 @@ class PretrainConfig:
     checkpoint_every: int = 250
     keep_checkpoints: int = 2
     log_every: int = 10
+    patience: int | None = None
+    sample_tokens: int = 0
     seed: int = 0
     validation_fraction: float = 0.1
     dtype_policy: str = "float32"
     jit_compile: bool | str = "auto"
-    strategy: str = "one_device"
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, GPTConfig):
@@ -89,7 +109,8 @@ class PretrainConfig:
         self._check_numbers()
         for name, choices in (
             ("dtype_policy", DTYPE_POLICIES),
-            ("strategy", STRATEGIES),
+            ("optimizer", OPTIMIZERS),
+            ("schedule", tuple(SCHEDULES)),
             ("jit_compile", JIT_CHOICES),
         ):
             if getattr(self, name) not in choices:
@@ -99,20 +120,25 @@ class PretrainConfig:
                 )
 
     def _check_integers(self) -> None:
-        optional = {"eval_batches"} if self.eval_batches is None else set()
+        optional = {
+            name for name in ("eval_batches", "patience") if getattr(self, name) is None
+        }
         for name in (
             "steps",
             "batch_size",
+            "accumulate",
             "context_length",
             "eval_every",
             "eval_batches",
             "checkpoint_every",
             "keep_checkpoints",
             "log_every",
+            "patience",
         ):
             if name not in optional:
                 _check_integer(name, getattr(self, name), minimum=1)
         _check_integer("seed", self.seed, minimum=0)
+        _check_integer("sample_tokens", self.sample_tokens, minimum=0)
         _check_integer("warmup_steps", self.warmup_steps, minimum=0)
         if self.seed > MAX_SEED:
             raise ValueError(f"seed must be in [0, {MAX_SEED}], got {self.seed}.")
@@ -138,6 +164,10 @@ class PretrainConfig:
                 f"min_learning_rate must be in [0, learning_rate = "
                 f"{self.learning_rate}], got {self.min_learning_rate}."
             )
+        if not 0.0 < self.decay_fraction <= 1.0:
+            raise ValueError(
+                f"decay_fraction must be in (0, 1], got {self.decay_fraction}."
+            )
         for name in ("beta_1", "beta_2"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(
@@ -160,6 +190,19 @@ class PretrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """Returns every field as plain Python data."""
         return dataclasses.asdict(self)
+
+    def learning_rate_schedule(self) -> Schedule:
+        """Returns the learning rate as a function of the step."""
+        more = {}
+        if self.schedule == "constant_decay":
+            more["decay_fraction"] = self.decay_fraction
+        return SCHEDULES[self.schedule](
+            self.learning_rate,
+            minimum=self.min_learning_rate or 0.0,
+            warmup_steps=self.warmup_steps,
+            total_steps=self.steps,
+            **more,
+        )
 
     @property
     def tokens_per_step(self) -> int:

@@ -21,12 +21,17 @@ def training_line(
     learning_rate: float,
     gradient_norm: float,
     tokens_per_second: float,
+    peak_share: float | None,
     seconds_left: float,
 ) -> str:
-    """Returns the line of a logged step. `loss` is in nats per token."""
+    """Returns the line of a logged step.
+
+    `loss` is in nats per token; `peak_share` is of the devices' matrix-product speed.
+    """
+    peak = f" ({peak_share:.0%} of peak)" if peak_share is not None else ""
     return (
         f"step {step}/{steps}  loss {loss:.4f}  lr {learning_rate:.2e}  "
-        f"gradient norm {gradient_norm:.2f}  {tokens_per_second:,.0f} tokens/s  "
+        f"gradient norm {gradient_norm:.2f}  {tokens_per_second:,.0f} tokens/s{peak}  "
         f"{format_duration(seconds_left)} left"
     )
 

@@ -39,16 +39,19 @@ class LossHistory:
         path: string. The `losses.jsonl` file.
         last_step: int. Records after this step are dropped: the run goes on from
             there and will make them again.
+        writes: bool. Whether this process writes the file. Defaults to True.
 
     Raises:
         OSError: if the file cannot be read or written.
     """
 
-    def __init__(self, path: str, *, last_step: int) -> None:
+    def __init__(self, path: str, *, last_step: int, writes: bool = True) -> None:
         self._path = path
+        self._writes = writes
         self.records = [r for r in _read_records(path) if r.step <= last_step]
         self._known = {(r.kind, r.step) for r in self.records}
-        write_whole(path, "".join(_line(record) for record in self.records))
+        if writes:
+            write_whole(path, "".join(_line(record) for record in self.records))
 
     def add(self, record: LossRecord) -> None:
         """Appends a record, to the file too; a record already there is kept once."""
@@ -56,13 +59,15 @@ class LossHistory:
             return
         self._known.add((record.kind, record.step))
         self.records.append(record)
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(_line(record))
+        if self._writes:
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write(_line(record))
 
     def flush(self) -> None:
         """Flushes the file to the disk."""
-        with open(self._path, "rb") as file:
-            os.fsync(file.fileno())
+        if self._writes:
+            with open(self._path, "rb") as file:
+                os.fsync(file.fileno())
 
     def of(self, kind: str) -> list[LossRecord]:
         """Returns the records of one kind, in order."""
@@ -126,8 +131,8 @@ def write_loss_picture(
     write_whole(path, buffer.getvalue())
 
 
-class ScalarLog:
-    """TensorBoard scalars of a run.
+class RunLog:
+    """TensorBoard scalars and texts of a run.
 
     Args:
         directory: string. Where the event files go.
@@ -136,17 +141,24 @@ class ScalarLog:
     def __init__(self, directory: str) -> None:
         self._writer = tf.summary.create_file_writer(directory)
 
-    def add(self, record: LossRecord) -> None:
-        """Writes what a record measured."""
+    def add(self, record: LossRecord, **scalars: float | None) -> None:
+        """Writes what a record measured, and other scalars of its step."""
         scalars = {
             f"loss/{record.kind}": record.loss,
             "learning_rate": record.learning_rate,
             "gradient_norm": record.gradient_norm,
+            **scalars,
         }
         with self._writer.as_default(step=record.step):
             for name, value in scalars.items():
                 if value is not None:
                     tf.summary.scalar(name, value)
+
+    def add_text(self, text: str, *, step: int) -> None:
+        """Writes a sample of what the model writes."""
+        # TensorBoard reads Markdown: an indented text stays as it is.
+        with self._writer.as_default(step=step):
+            tf.summary.text("sample", "    " + text.replace("\n", "\n    "))
 
     def close(self) -> None:
         """Flushes and closes the event file."""

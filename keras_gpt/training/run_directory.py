@@ -27,6 +27,8 @@ class RunDirectory:
             identity.
         identity: JSON data. What makes two runs the same: configuration, corpus,
             tokenizer.
+        writes: bool. Whether this process is the one that writes; another one only
+            names the paths. Defaults to True.
 
     Raises:
         ValueError: if the directory holds another run, naming what differs, or
@@ -34,8 +36,14 @@ class RunDirectory:
         OSError: if it cannot be written.
     """
 
-    def __init__(self, path: str, *, identity: Mapping[str, Any]) -> None:
+    def __init__(
+        self, path: str, *, identity: Mapping[str, Any], writes: bool = True
+    ) -> None:
         self.path = path
+        self._writes = writes
+        self._lock: BinaryIO | None = None
+        if not writes:
+            return
         if os.path.exists(path) and not os.path.isdir(path):
             raise ValueError(f"output_dir must be a directory, got the file {path!r}.")
         os.makedirs(path, exist_ok=True)
@@ -47,6 +55,8 @@ class RunDirectory:
             write_whole(self.run_file, json.dumps(identity, indent=2) + "\n")
 
     def __enter__(self) -> RunDirectory:
+        if not self._writes:
+            return self
         self._lock = open(self.run_file, "rb")
         try:
             _lock_alone(self._lock)
@@ -59,7 +69,8 @@ class RunDirectory:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     @property
     def run_file(self) -> str:
@@ -80,6 +91,11 @@ class RunDirectory:
     def losses(self) -> str:
         """Loss history, a JSON object a line."""
         return os.path.join(self.path, "losses.jsonl")
+
+    @property
+    def divergence(self) -> str:
+        """The step and the examples on which a loss was not finite."""
+        return os.path.join(self.path, "diverged.json")
 
     @property
     def picture(self) -> str:

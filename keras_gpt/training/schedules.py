@@ -1,4 +1,4 @@
-"""Learning-rate schedules."""
+"""Learning-rate schedules: a linear warm-up, then one of several ways down."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import keras
 import tensorflow as tf
 
 
-@keras.saving.register_keras_serializable(package="keras_gpt")
-class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear warm-up from 0 to the peak, then a half cosine down to the minimum.
+class Schedule(keras.optimizers.schedules.LearningRateSchedule):
+    """A linear warm-up from 0 to the peak, and then `_fallen` of the way down.
 
     Step `warmup_steps` has the peak, step `total_steps` and all later ones the
     minimum.
@@ -24,8 +23,6 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
 
     Raises:
         ValueError: if an argument is out of its range.
-
-    Reference: Radford et al. 2018, section 4.1; Loshchilov & Hutter 2017.
     """
 
     def __init__(
@@ -56,11 +53,13 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         step = tf.cast(step, tf.float32)
         rising = self.peak * step / max(self.warmup_steps, 1)
         done = (step - self.warmup_steps) / (self.total_steps - self.warmup_steps)
-        done = tf.clip_by_value(done, 0.0, 1.0)
-        falling = self.minimum + (self.peak - self.minimum) * 0.5 * (
-            1.0 + tf.cos(math.pi * done)
-        )
+        left = 1.0 - self._fallen(tf.clip_by_value(done, 0.0, 1.0))
+        falling = self.minimum + (self.peak - self.minimum) * left
         return tf.where(step < self.warmup_steps, rising, falling)
+
+    def _fallen(self, done: tf.Tensor) -> tf.Tensor:
+        """Maps the share of the steps after the warm-up to that of the way down."""
+        raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
@@ -70,3 +69,68 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
             "warmup_steps": self.warmup_steps,
             "total_steps": self.total_steps,
         }
+
+
+@keras.saving.register_keras_serializable(package="keras_gpt")
+class WarmupCosine(Schedule):
+    """Linear warm-up, then a half cosine down to the minimum.
+
+    Args: `peak`, `total_steps`, `minimum` and `warmup_steps`, as in every schedule
+    here: the highest rate, the step of the minimum, the lowest rate (default 0) and
+    the steps of the warm-up (default 0).
+
+    Reference: Radford et al. 2018, section 4.1; Loshchilov & Hutter 2017.
+    """
+
+    def _fallen(self, done: tf.Tensor) -> tf.Tensor:
+        return 0.5 - 0.5 * tf.cos(math.pi * done)
+
+
+@keras.saving.register_keras_serializable(package="keras_gpt")
+class WarmupLinear(Schedule):
+    """Linear warm-up, then a straight line down to the minimum.
+
+    Args: as in `WarmupCosine`.
+
+    Reference: Devlin et al. 2019, appendix A.2.
+    """
+
+    def _fallen(self, done: tf.Tensor) -> tf.Tensor:
+        return done
+
+
+@keras.saving.register_keras_serializable(package="keras_gpt")
+class WarmupConstantDecay(Schedule):
+    """Linear warm-up, the peak for long, then a straight line to the minimum.
+
+    Args: as in `WarmupCosine`, and `decay_fraction`: float in (0, 1], the last share
+    of the steps after the warm-up, in which the rate falls. Defaults to 0.2.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Reference: Zhai et al. 2022, "Scaling Vision Transformers", section 3.5; Hu et al.
+    2024, "MiniCPM", section 4.
+    """
+
+    def __init__(self, *args: Any, decay_fraction: float = 0.2, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not 0.0 < decay_fraction <= 1.0:
+            raise ValueError(
+                f"decay_fraction must be in (0, 1], got {decay_fraction}."
+            )
+        self.decay_fraction = decay_fraction
+
+    def _fallen(self, done: tf.Tensor) -> tf.Tensor:
+        return tf.maximum(done - (1.0 - self.decay_fraction), 0.0) / self.decay_fraction
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "decay_fraction": self.decay_fraction}
+
+
+SCHEDULES: dict[str, type[Schedule]] = {
+    "cosine": WarmupCosine,
+    "linear": WarmupLinear,
+    "constant_decay": WarmupConstantDecay,
+}

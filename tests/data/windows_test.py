@@ -60,6 +60,15 @@ def test_dataset_starts_anywhere():
     )
 
 
+def test_rows_are_a_part_of_the_batch():
+    tokens = np.arange(100, dtype=np.int32)
+    arguments = {"seed": 3, "batch_size": 6, "context_length": T}
+    whole = training_dataset(tokens, **arguments)
+    parts = [training_dataset(tokens, **arguments, rows=(r, 2)) for r in (0, 2, 4)]
+    for batch, *rows in itertools.islice(zip(whole, *parts, strict=True), 9):
+        np.testing.assert_array_equal(batch, np.concatenate(rows))
+
+
 def test_corpus_shorter_than_a_context():
     with pytest.raises(ValueError, match=r"context_length \+ 1 = 9 tokens, got 8"):
         training_dataset(np.arange(8), seed=0, batch_size=1, context_length=8)
@@ -70,7 +79,7 @@ def test_evaluation_predicts_each_token_but_the_first_once(num_tokens):
     tokens = np.arange(num_tokens)
     batches = list(evaluation_batches(tokens, batch_size=3, context_length=T))
     predicted, given = [], []
-    for windows, mask in batches:
+    for windows, mask, _ in batches:
         assert windows.shape == (3, T + 1) and mask.shape == (3, T)
         predicted.extend(windows[:, 1:][mask])
         given.extend(windows[:, :-1][mask])
@@ -83,9 +92,9 @@ def test_evaluation_sample_is_spread():
     sample = list(
         evaluation_batches(tokens, batch_size=2, context_length=T, max_batches=2)
     )
-    starts = list(itertools.chain.from_iterable(w[:, 0] // T for w, _ in sample))
+    starts = list(itertools.chain.from_iterable(w[:, 0] // T for w, _, _ in sample))
     assert starts == [0, 2, 5, 7]
-    assert all(mask.all() for _, mask in sample)
+    assert all(mask.all() for _, mask, _ in sample)
 
 
 def test_nothing_to_evaluate():

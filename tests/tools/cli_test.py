@@ -171,7 +171,7 @@ def test_pretrain_flags_reach_the_config():
         (["pretrain", "--nonsense=1"], 1, "Unknown command line flag 'nonsense'"),
         (["pretrain", "--steps=many"], 1, "flag --steps=many"),
         (["generate", "stray"], 1, "unexpected argument 'stray'"),
-        (["pretrain", "--output=x"], 1, "flag --input is required"),
+        (["pretrain", "--output=x"], 1, "flag --input or --dataset is required"),
         (["generate", "--model=/absent"], 2, "got '/absent'"),
         (["export", "--model=/absent", "--output=x"], 2, "preset must be a directory"),
         (

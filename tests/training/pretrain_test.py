@@ -21,6 +21,7 @@ from keras_gpt.training import (
     CheckpointManager,
     DivergenceError,
     PretrainConfig,
+    checkpointing,
     pretrain,
 )
 
@@ -267,15 +268,15 @@ def test_divergence_stops_the_run(corpus, tmp_path):
 def test_disk_full_stops_the_run_and_it_can_go_on(corpus, tmp_path, monkeypatch):
     tokenizer = train_tokenizer([pathlib.Path(corpus)], kind="char", end_token=False)
     config = _config(tokenizer, steps=4, checkpoint_every=2, jit_compile=False)
-    write = tf.train.Checkpoint.write
+    write = checkpointing._write_values
 
-    def full_at_step_4(checkpoint, path, **options):
-        if "00000004" in os.fspath(path):
+    def full_at_step_4(prefix, values):
+        if "00000004" in prefix:
             raise OSError(28, "No space left on device")
-        return write(checkpoint, path, **options)
+        write(prefix, values)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tf.train.Checkpoint, "write", full_at_step_4)
+        patch.setattr(checkpointing, "_write_values", full_at_step_4)
         with pytest.raises(CheckpointError, match="No space.*step_00000002"):
             _pretrain(config, corpus, tokenizer, tmp_path / "run")
     assert _pretrain(config, corpus, tokenizer, tmp_path / "run").report["steps"] == 4
@@ -326,7 +327,12 @@ def test_corpora_that_do_not_fit(corpus, tmp_path):
         {"validation_fraction": 1.0},
         {"dtype_policy": "float16"},
         {"jit_compile": "no"},
-        {"strategy": "mirrored"},
+        {"optimizer": "sgd"},
+        {"schedule": "step"},
+        {"accumulate": 0},
+        {"patience": 0},
+        {"decay_fraction": 0.0},
+        {"sample_tokens": -1},
         {"model": "gpt_nano"},
     ],
     ids=str,

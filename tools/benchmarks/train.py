@@ -97,6 +97,7 @@ def _keras_gpt_step(name: str) -> Callable[[], Any]:
     import tensorflow as tf
 
     from keras_gpt import GPTBackbone
+    from keras_gpt.data import ExampleBatch
     from keras_gpt.training import make_train_step, training_optimizer
 
     config = CONFIGS[name]
@@ -114,7 +115,7 @@ def _keras_gpt_step(name: str) -> Callable[[], Any]:
     vocabulary_size = backbone.config.vocabulary_size
     ids = np.random.default_rng(0).integers(0, vocabulary_size, shape)
     windows = tf.constant(ids, tf.int32)
-    return lambda: train(windows).loss
+    return lambda: train(ExampleBatch(windows)).loss
 
 
 def _torch_step(name: str) -> Callable[[], Any]:
