@@ -127,7 +127,7 @@ def num_devices(strategy: Strategy) -> int:
 
 def barrier(strategy: Strategy) -> None:
     """Returns when every worker has come here."""
-    if num_workers(strategy) > 1:
+    if not isinstance(strategy, MeshStrategy) and num_workers(strategy) > 1:
 
         @tf.function
         def meet() -> Any:
