@@ -13,8 +13,17 @@ from keras_gpt.sampling.logits_processors import TokenRules
 
 SAMPLING, BEAM_SEARCH, CONTRASTIVE = "sampling", "beam_search", "contrastive_search"
 NO_ID = -1
+
+
+class Limit(NamedTuple):
+    """How many different strings a row may have, and of how many bytes each."""
+
+    most: int
+    longest: int
+
+
 # Each round looks for all of them: a row must not use up what its neighbours need.
-MOST_STOP_STRINGS, LONGEST_STOP_STRING = 16, 256  # in a row; in bytes
+LIMITS = {"stop_strings": Limit(16, 256), "bad_words": Limit(1024, 64)}
 _TOKEN_LISTS = (
     *("stop_token_ids", "allowed_token_ids", "suppress_tokens"),
     "begin_suppress_tokens",
@@ -142,6 +151,10 @@ class KnobReader:
     def read(self, knobs: dict[str, tf.Tensor], rows: tf.Tensor) -> ServedRequest:
         """Returns the request of B rows, given knobs of B rows or of 1."""
         knobs = {name: spread(value, rows) for name, value in knobs.items()}
+        are_valid = self._are_valid(knobs)
+        for name in [name for name in LIMITS if name in knobs]:
+            knobs[name], is_within = _distinct(knobs[name], LIMITS[name])
+            are_valid &= is_within
         settings = GenerationSettings(
             **{
                 name: knobs[name]
@@ -159,7 +172,6 @@ class KnobReader:
             for name in names
             if name in knobs
         }
-        are_valid = self._are_valid(knobs)
         for name, value in of_method.items():
             are_valid &= tf.math.is_finite(value) & _RANGES[name](value)
         return ServedRequest(request, are_valid, knobs["truncate_prompt"], of_method)
@@ -171,27 +183,39 @@ class KnobReader:
             for ids in (knobs[name] for name in (*_TOKEN_LISTS, "logit_bias_ids"))
         ]
         values, ids = knobs["logit_bias_values"], knobs["logit_bias_ids"]
-        is_pair = tf.shape(values)[1] == tf.shape(ids)[1]
-        in_range.append(tf.reduce_all(tf.math.is_finite(values), axis=1) & is_pair)
-        if "stop_strings" in knobs:
-            sizes = tf.strings.length(knobs["stop_strings"])
-            count = tf.reduce_sum(tf.cast(sizes > 0, tf.int32), axis=1)
-            in_range.append(count <= MOST_STOP_STRINGS)
-            in_range.append(tf.reduce_all(sizes <= LONGEST_STOP_STRING, axis=1))
+        in_range.append(tf.reduce_all(tf.math.is_finite(values), axis=1))
+        # Servers make each list as long as the longest beside it, by repeating what it
+        # holds: an id without a value is a mistake unless it is there before.
+        width = tf.shape(values)[1]
+        rest = ids[:, width:]
+        is_again = (rest == NO_ID) | self._are_in(ids[:, :width], rest)
+        in_range.append(tf.reduce_all(is_again, axis=1))
         return tf.reduce_all(tf.stack(in_range), axis=0)
 
+    def _are_in(self, ids: tf.Tensor, sought: tf.Tensor) -> tf.Tensor:
+        """Bool (B, M). Which ids (B, M) are among others (B, K) of their row."""
+        # One place for each id, and one for all that are none: no table of M times K.
+        size = self._vocabulary_size
+        ids, sought = (tf.where((x >= 0) & (x < size), x, size) for x in (ids, sought))
+        rows = tf.shape(ids)[0]
+        numbers = tf.broadcast_to(tf.range(rows)[:, None], tf.shape(ids))
+        counts = tf.scatter_nd(
+            tf.stack([numbers, ids], axis=-1), tf.ones_like(ids), [rows, size + 1]
+        )
+        return (tf.gather(counts, sought, batch_dims=1) > 0) & (sought < size)
+
     def _stops(self, knobs: dict[str, tf.Tensor]) -> Stops:
-        single = _used(knobs["stop_token_ids"], NO_ID)[:, :, None]
+        single = _used(knobs["stop_token_ids"])[:, :, None]
         # XLA has no strings, hence no such knob.
         none = tf.zeros([tf.shape(single)[0], 0], tf.string)
-        strings = _served_strings(knobs.get("stop_strings", none))
+        strings = knobs.get("stop_strings", none)
         if self._fixed.stop_strings:
             fixed = tf.constant([self._fixed.stop_strings])
             strings = tf.concat([strings, spread(fixed, tf.shape(strings)[0])], axis=1)
         return Stops(_beside(single, self._fixed.stops), strings)
 
     def _rules(self, knobs: dict[str, tf.Tensor]) -> TokenRules:
-        words = self._sequences(_used(knobs["bad_words"], ""), knobs["stop_token_ids"])
+        words = self._sequences(knobs["bad_words"], knobs["stop_token_ids"])
         ids = knobs["logit_bias_ids"]
         values = _as_wide(knobs["logit_bias_values"], ids)
         # An id that comes twice counts once: servers pad lists with what they hold.
@@ -201,14 +225,14 @@ class KnobReader:
         width = tf.shape(ids)[1]
         values = tf.where(is_again[:, :width], 0.0, values)
         ids = tf.where(values != 0.0, ids, NO_ID)
-        width = tf.shape(_used(ids, NO_ID))[1]
+        width = tf.shape(_used(ids))[1]
         return TokenRules(
             bias_sequences=_beside(ids[:, :width, None], self._fixed.bias_sequences),
             bias_values=_beside_values(values[:, :width], self._fixed.bias_values),
             bad_words=_beside(words, self._fixed.bad_words),
-            allowed_tokens=_used(knobs["allowed_token_ids"], NO_ID),
-            suppressed_tokens=_used(knobs["suppress_tokens"], NO_ID),
-            begin_suppressed_tokens=_used(knobs["begin_suppress_tokens"], NO_ID),
+            allowed_tokens=_used(knobs["allowed_token_ids"]),
+            suppressed_tokens=_used(knobs["suppress_tokens"]),
+            begin_suppressed_tokens=_used(knobs["begin_suppress_tokens"]),
         )
 
     def _sequences(self, words: tf.Tensor, stop_ids: tf.Tensor) -> tf.Tensor:
@@ -226,27 +250,36 @@ class KnobReader:
         shape = [*tf.unstack(tf.shape(forms)), tf.shape(padded)[1]]
         sequences = tf.reshape(padded, shape)
         is_single = sequences[:, :, -2] == NO_ID
-        is_stop = tf.reduce_any(
-            sequences[:, :, -1, None] == stop_ids[:, None, :], axis=-1
-        )
+        is_stop = self._are_in(stop_ids, sequences[:, :, -1])
         return tf.where((is_single & is_stop)[:, :, None], NO_ID, sequences)
 
 
-def _used(table: tf.Tensor, nothing: Any) -> tf.Tensor:
+def _used(table: tf.Tensor) -> tf.Tensor:
     """Returns the columns (B, K') up to the last that any row uses, perhaps none."""
-    used = tf.reduce_any(table != nothing, axis=0)
+    used = tf.reduce_any(table != NO_ID, axis=0)
     last = tf.reduce_max(
         tf.pad(tf.where(used, tf.range(tf.shape(table)[1]) + 1, 0), [[0, 1]])
     )
     return table[:, :last]
 
 
-def _served_strings(strings: tf.Tensor) -> tf.Tensor:
-    """Returns stop strings (B, K), as many and as long as may be."""
-    kept = tf.where(tf.strings.length(strings) <= LONGEST_STOP_STRING, strings, "")
-    # The strings of each row first, in any order, and as many as may be.
-    order = tf.argsort(tf.cast(kept == "", tf.int32), axis=1, stable=True)
-    return _used(tf.gather(kept, order[:, :MOST_STOP_STRINGS], batch_dims=1), "")
+def _distinct(strings: tf.Tensor, limit: Limit) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the strings (B, K) that a row has, each once and none empty.
+
+    Returns:
+        string (B, K'), padded with "", in any order and within the limit; and bool
+        (B,), whether all were.
+    """
+    is_short = tf.strings.length(strings) <= limit.longest
+    flat = tf.reshape(tf.where(is_short, strings, ""), [-1])
+    _, numbers = tf.unique(tf.concat([[""], flat], axis=0))  # 0 is of none
+    numbers = tf.reshape(numbers[1:], tf.shape(strings))
+    order = tf.argsort(numbers, axis=1, stable=True)
+    numbers, strings = (tf.gather(x, order, batch_dims=1) for x in (numbers, strings))
+    is_new = numbers != tf.pad(numbers, [[0, 0], [1, 0]])[:, :-1]
+    found = tf.ragged.boolean_mask(strings, is_new)
+    is_within = tf.reduce_all(is_short, axis=1) & (found.row_lengths() <= limit.most)
+    return found[:, : limit.most].to_tensor(""), is_within
 
 
 def _as_wide(values: tf.Tensor, like: tf.Tensor) -> tf.Tensor:

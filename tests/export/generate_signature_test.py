@@ -1,5 +1,7 @@
 """The signature `generate`: its knobs, its outputs, and the rules of serving."""
 
+import resource
+
 import numpy as np
 import pytest
 
@@ -119,6 +121,26 @@ def test_an_id_that_comes_twice_is_biased_once(call):
     np.testing.assert_array_equal(once["token_log_probs"], twice["token_log_probs"])
 
 
+def test_values_of_which_a_neighbour_has_more_or_fewer_do_not_matter(call):
+    common = {"text": ["The king"] * 4, "temperature": [1.0], "max_new_tokens": [12]}
+    ids = [[7, 7, 7], [7, 8, 9], [9, 7, 9], [7, -1, -1]]
+    alone = {
+        number: call("generate", **common, logit_bias_ids=row, logit_bias_values=value)
+        for number, (row, value) in enumerate(
+            [([[7]], [[2.5]]), ([[9, 7]], [[2.5, 1]])]
+        )
+    }
+    for values in ([[2.5]] * 4, [[2.5, 1.0]] * 4, [[2.5, 1.0, 2.5, 2.5]] * 4):
+        got = call("generate", **common, logit_bias_ids=ids, logit_bias_values=values)
+        texts = got["generated_text"].tolist()
+        assert [texts[0], texts[3]] == [alone[0]["generated_text"][0]] * 2
+        width = len(values[0])
+        reasons = [reason == b"invalid_input" for reason in got["finish_reason"]]
+        assert reasons == [False, width < 3, width < 2, False]
+        if width > 1:
+            assert texts[2] == alone[1]["generated_text"][0]
+
+
 GOOD = {"text": "The king", "temperature": 0.8, "max_new_tokens": 9, "seed": 3}
 BAD = {
     "over-long": ({"text": "word " * 300}, b"prompt_too_long"),
@@ -151,10 +173,39 @@ def test_more_stop_strings_than_may_be_end_their_row_alone(call, causal_lm):
         stop_strings="e",
         strip_prompt=True,
     )
-    # As many as may be, behind others that are none.
-    many[0] = [""] * 6 + [f"{n}x" for n in range(15)] + ["e"]
+    # As many as may be, behind others that are none, and before repeated ones.
+    many[0] = [""] * 3 + [f"{n}x" for n in range(15)] + ["e"] + ["0x"] * 3
     result = call("generate", stop_strings=many, **given)
     assert result["generated_text"][0] == result["generated_text"][1]
+
+
+def test_more_bad_words_than_may_be_end_their_row_alone(call, causal_lm):
+    words = [f"{n}x" for n in range(1024)]
+    rows = [[*words, "e"], ["e"] * 1025, ["y" * 65] + [""] * 1024, [*words, "0x"]]
+    given = {"text": ["The king"] * 4, "max_new_tokens": [20], "temperature": [1.0]}
+    result = call("generate", bad_words=rows, **given)
+    is_bad = [reason == b"invalid_input" for reason in result["finish_reason"]]
+    assert is_bad == [True, False, True, False]
+    options = {"max_new_tokens": 20, "temperature": 1.0, "seed": 9}
+    assert result["generated_text"][1].decode() == causal_lm.generate(
+        "The king", bad_words=["e"], strip_prompt=True, **options
+    )
+
+
+def test_lists_of_many_ids_and_words_take_no_memory_of_their_product(call):
+    def peak():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    before = peak()
+    result = call(
+        "generate",
+        text=["The king"],
+        max_new_tokens=[1],
+        bad_words=[[f"{n}x" for n in range(1000)]],
+        stop_token_ids=[[5] * 1_000_000],
+    )
+    assert result["finish_reason"][0] != b"invalid_input"
+    assert peak() - before < 1e9  # bytes; two for each word and id would be 2e9
 
 
 def test_a_bias_for_every_token_is_no_burden(call, tokenizer):
