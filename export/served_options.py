@@ -13,6 +13,7 @@ from keras_gpt.export import ops
 from keras_gpt.export.signatures.knobs import (
     BEAM_SEARCH,
     CONTRASTIVE,
+    LIMITS,
     SAMPLING,
     FixedSequences,
 )
@@ -120,8 +121,12 @@ def served_options(
         **settings,
         **of_method,
         "truncate_prompt": options.truncate is not None,
-        "stop_strings": options.stop_strings_by_row(1).numpy()[0].tolist(),
-        "bad_words": [word for word in words if is_string(word)],
+        "stop_strings": _within_limit(
+            "stop_strings", options.stop_strings_by_row(1).numpy()[0].tolist()
+        ),
+        "bad_words": _within_limit(
+            "bad_words", [word for word in words if is_string(word)]
+        ),
         "stop_token_ids": [stop[0] for stop in stops if len(stop) == 1],
         "allowed_token_ids": rules.allowed_tokens.numpy()[0].tolist(),
         "suppress_tokens": rules.suppressed_tokens.numpy()[0].tolist(),
@@ -219,6 +224,23 @@ def _single_ids(sequences: tf.Tensor) -> tuple[list[int], np.ndarray]:
     table = sequences.numpy()[0]
     is_single = (table >= 0).sum(axis=-1) == 1
     return table[is_single, -1].tolist(), is_single
+
+
+def _within_limit(name: str, strings: list[Any]) -> list[Any]:
+    """Returns strings, if a served row may have as many and as long ones."""
+    most, longest = LIMITS[name]
+    found = {text.encode() if isinstance(text, str) else text for text in strings}
+    if len(found) > most:
+        raise ValueError(
+            f"{name} must be {most} strings at most to export, got {len(found)}."
+        )
+    for text in found:
+        if len(text) > longest:
+            raise ValueError(
+                f"{name} must be of {longest} bytes at most to export, got "
+                f"{len(text)} in {text!r:.80}."
+            )
+    return strings
 
 
 def _as_list(words: Any) -> list[Any]:

@@ -141,6 +141,13 @@ def test_a_process_that_fails_is_reported(tmp_path):
         ({"num_return_sequences": 2}, ValueError, "num_return_sequences must be 1 unl"),
         ({"sliding_window": True}, ValueError, "sliding_window must not be given"),
         ({"suppress_tokens": [10**6]}, ValueError, "suppress_tokens must be of ids in"),
+        ({"stop_strings": list("abcdefghijklmnopq")}, ValueError, "be 16 strings at m"),
+        (
+            {"stop_strings": "\u00e9" * 129},
+            ValueError,
+            "stop_strings must be of 256 bytes",
+        ),
+        ({"bad_words": ["b" * 65]}, ValueError, "bad_words must be of 64 bytes at mos"),
         ({"stop_token_ids": "no"}, ValueError, "stop_token_ids must be 'auto', None"),
     ],
 )
