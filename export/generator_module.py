@@ -28,6 +28,7 @@ from keras_gpt.tokenizer import ChatTemplate
 MESSAGES = {
     "role": Input(tf.string, (None,)),
     "content": Input(tf.string, (None,)),
+    "num_messages": Input(tf.int32),
 }
 TOKENS = {"token_ids": Input(tf.int32, (None,)), "num_tokens": Input(tf.int32)}
 

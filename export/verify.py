@@ -146,7 +146,9 @@ def _chat_checks(task: GPTCausalLM, served: ServedOptions) -> list[_Check]:
     if not template:
         return []
     messages = [{"role": role, "content": "Hi"} for role in template.roles]
-    columns = {key: [[one[key] for one in messages]] for key in ("role", "content")}
+    columns: dict[str, Any] = {
+        key: [[one[key] for one in messages]] for key in ("role", "content")
+    }
     tokens, _ = task.text_generator().chat_tokens(
         template, **{key: tf.constant(value) for key, value in columns.items()}
     )
@@ -159,7 +161,8 @@ def _chat_checks(task: GPTCausalLM, served: ServedOptions) -> list[_Check]:
         answer = task.chat(messages, stop_token_ids=served.stop_token_ids, **options)
         _check_equal("chat", str(messages), answer, outputs["generated_text"][0])
 
-    inputs = {**columns, "max_new_tokens": [MAX_TOKENS]}
+    inputs = {**columns, "num_messages": [len(messages)]}
+    inputs["max_new_tokens"] = [MAX_TOKENS]
     return [_Check({"signature": "chat", "inputs": inputs}, compare)]
 
 

@@ -64,7 +64,7 @@ def _requests(
         "score": text,
         "tokenize": text,
         "detokenize": {"token_ids": [[0]], "num_tokens": [1]},
-        "chat": {"role": [[""]], "content": [[""]], **few},
+        "chat": {"role": [[""]], "content": [[""]], "num_messages": [1], **few},
         "prefill": {**text, **few},
     }
     for name, inputs in given.items():

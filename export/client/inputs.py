@@ -76,7 +76,9 @@ def conversations(given: Any) -> tuple[Arrays, bool]:
             for name, array in arrays.items():
                 value = message.get(name) if isinstance(message, Mapping) else None
                 array[index, place] = _string(f"{name} of a message", value)
-    return arrays, is_single
+    # Servers that join requests fill up what is behind with what they hold.
+    counts = np.array([len(row) for row in rows], np.int32)
+    return {**arrays, "num_messages": counts}, is_single
 
 
 def id_rows(rows: list[Any]) -> Arrays:

@@ -87,17 +87,24 @@ class Generation:
         template: ChatTemplate,
         role: tf.Tensor,
         content: tf.Tensor,
+        num_messages: tf.Tensor,
         **knobs: tf.Tensor,
     ) -> Outputs:
-        """Answers conversations, string (B, M) each, that end as the template says."""
+        """Answers conversations, string (B, M) each, that end as the template says.
+
+        Only so many messages of a row count, int32 (B,): servers that join requests
+        fill up the others' rows with what they hold.
+        """
         generator, rows = self.generator, tf.shape(role)[0]
         reader = self.knobs.with_stop(template.stop_of(generator.tokenizer))
         served = reader.read(knobs, rows)
-        # Fields of other widths are a mistake of the whole request.
         width = tf.minimum(tf.shape(role)[1], tf.shape(content)[1])
-        is_whole = tf.shape(role)[1] == tf.shape(content)[1]
+        is_whole = (num_messages >= 0) & (num_messages <= width)
+        is_there = tf.range(width) < num_messages[:, None]
         tokens, is_valid = generator.chat_tokens(
-            template, role=role[:, :width], content=content[:, :width]
+            template,
+            role=tf.where(is_there, role[:, :width], ""),
+            content=tf.where(is_there, content[:, :width], ""),
         )
         prompts = generator.prompts_of_tokens(
             tokens,

@@ -27,20 +27,26 @@ def chat_lm(causal_lm, tokenizer):
     return GPTCausalLM(causal_lm.backbone, preprocessor)
 
 
-def columns(conversations, field):
+def columns(conversations):
+    """The inputs of conversations, padded as TF Serving does: with the first item."""
     width = max(map(len, conversations))
-    return [
-        [message[field] for message in row] + [""] * (width - len(row))
-        for row in conversations
-    ]
+    fields = {
+        field: [
+            [message[field] for message in row]
+            + [conversations[0][0][field]] * (width - len(row))
+            for row in conversations
+        ]
+        for field in ("role", "content")
+    }
+    return {**fields, "num_messages": [len(row) for row in conversations]}
 
 
 def test_answers_are_those_of_python(chat_lm, tmp_path):
     options = {"max_new_tokens": 20, "temperature": 1.0, "seed": 2}
     folder = export_saved_model(chat_lm, tmp_path, batch_sizes=[1], **options)
-    inputs = {key: columns(CONVERSATIONS, key) for key in ("role", "content")}
     bad = {"role": [["user"], ["robot"]], "content": [["a"], ["b"]]}
-    calls = [{"signature": "chat", "inputs": x} for x in (inputs, bad)]
+    bad["num_messages"] = [1, 1]
+    calls = [{"signature": "chat", "inputs": x} for x in (columns(CONVERSATIONS), bad)]
     answers, of_bad = verify.run_in_fresh_process(folder, calls)
     expected = chat_lm.chat(CONVERSATIONS, **options)
     assert answers["generated_text"] == expected
@@ -48,6 +54,16 @@ def test_answers_are_those_of_python(chat_lm, tmp_path):
     assert of_bad["finish_reason"] == ["length", "invalid_input"] or of_bad[
         "finish_reason"
     ] == ["stop", "invalid_input"]
+
+
+def test_numbers_of_messages_that_cannot_be_end_their_rows_alone(chat_lm, call):
+    served = served_options(chat_lm, {"max_new_tokens": 3}, stop_token_ids="auto")
+    made = build_generator(chat_lm, served).signatures
+    given = {"role": [["user", "robot"]] * 5, "content": [["a", "b", "c"]] * 5}
+    counts = [1, 0, -1, 3, 2]
+    result = call("chat", _signatures=made, num_messages=counts, **given)
+    is_bad = [reason == b"invalid_input" for reason in result["finish_reason"]]
+    assert is_bad == [False, False, True, True, True]
 
 
 def test_python_answers_what_the_whole_prompt_gives(chat_lm):
@@ -76,6 +92,7 @@ def test_a_template_that_ends_with_a_token(chat_lm, tokenizer, call):
         _signatures=made,
         role=[["user"]] * 8,
         content=[["x"]] * 8,
+        num_messages=[1] * 8,
         seed=list(range(8)),
         logit_bias_ids=[[tokenizer.end_token_id]],
         logit_bias_values=[[40.0]],

@@ -223,12 +223,14 @@ def test_chat(client, backend):
     assert client.chat(turns, max_new_tokens=26) == "system:be brief,user:caf\u00e9"
     (request,) = backend.of("chat")
     assert request.inputs["role"].tolist() == [[b"system", b"user"]]
+    assert request.inputs["num_messages"].tolist() == [2]
     answers = client.chat([turns, turns[1:]], max_new_tokens=[26, 10])
     assert answers == ["system:be brief,user:caf\u00e9", "user:caf\u00e9"]
     assert backend.of("chat")[1].inputs["content"].tolist() == [
         [b"be brief", "caf\u00e9".encode()],
         ["caf\u00e9".encode(), b""],
     ]
+    assert backend.of("chat")[1].inputs["num_messages"].tolist() == [2, 1]
 
 
 def test_both_ways_give_the_same(grpc_target, rest_target, backend):

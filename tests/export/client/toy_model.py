@@ -154,9 +154,10 @@ def _detokenize(token_ids, num_tokens):
             "error": tf.gather(REASONS, tf.where(is_bad, 4, 0))}  # fmt: skip
 
 
-def _chat(role, content, knobs):
+def _chat(role, content, num_messages, knobs):
     lines = tf.strings.join([role, content], separator=":")
-    lines = tf.where(role == "", "", lines)
+    is_there = tf.range(tf.shape(role)[1]) < num_messages[:, None]
+    lines = tf.where(is_there, lines, "")
     return _generate(tf.strings.reduce_join(lines, axis=1, separator=","), knobs)
 
 
@@ -202,6 +203,7 @@ def save(folder):
     turns = {
         name: tf.TensorSpec([None, None], tf.string) for name in ("role", "content")
     }
+    turns["num_messages"] = tf.TensorSpec([None], tf.int32)
     ids = {"token_ids": tf.TensorSpec([None, None], tf.int32),
            "num_tokens": tf.TensorSpec([None], tf.int32)}  # fmt: skip
     state = {f"state_{name}": spec for name, spec in STATE.items()}
@@ -221,7 +223,7 @@ def save(folder):
         "beams": _signature(named(_beams), text, {"length_penalty": (tf.float32, [1])}),
         "prefill": _signature(_split(_prefill, "text"), text, KNOBS),
         "decode": _signature(decode, state, {"max_tokens": (tf.int32, [4])}),
-        "chat": _signature(_split(_chat, "role", "content"), turns, KNOBS),
+        "chat": _signature(_split(_chat, *turns), turns, KNOBS),
         "score": _signature(named(_score), text, {}),
         "classify": _signature(named(_classify), text, {}),
         "tokenize": _signature(named(_tokenize), text, {}),
