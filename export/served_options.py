@@ -66,7 +66,7 @@ class ServedOptions(NamedTuple):
         """What drafts tokens, if anything does."""
         if self.options.draft is None:
             return None
-        return PromptLookup(self.options.num_draft_tokens)
+        return PromptLookup(self.options.num_draft_tokens, is_steady=True)
 
     @property
     def early_stopping(self) -> int:

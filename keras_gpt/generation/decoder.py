@@ -206,7 +206,7 @@ class Decoder:
         else:
             token_ids = _put_drafts(state, drafts.token_ids)
             num_drafts = drafts.counts
-        most = 0 if num_drafts is None else tf.reduce_max(num_drafts)
+        most = 0 if drafts is None else tf.shape(drafts.token_ids)[1]
         return feed(
             self.model,
             token_ids=token_ids,
@@ -340,12 +340,12 @@ class Decoder:
             state: `DecodeState`.
             request: `Request`.
             drafts: `Drafts` of K tokens.
-            logits: float32 (B, up to 1 + K, V). After the last token, and after each
-                draft.
+            logits: float32 (B, 1 + K, V). After the last token, and after each draft.
         """
         in_window = state.lengths - state.starts
         running = state.is_running
-        last_draft = tf.shape(drafts.token_ids)[1] - 1
+        # After the last draft, none is right.
+        draft_ids = tf.pad(drafts.token_ids, [[0, 0], [0, 1]])
 
         def check(
             index: tf.Tensor, now: DecodeState, rows: tf.Tensor
@@ -354,8 +354,8 @@ class Decoder:
             after = self.commit(
                 now, request, logits=logits[:, index], choice=choice, rows=rows
             )
-            draft = drafts.token_ids[:, tf.minimum(index, last_draft)]
-            right = rows & (index < drafts.counts) & (draft == choice.token_ids)
+            right = rows & (index < drafts.counts)
+            right &= draft_ids[:, index] == choice.token_ids
             # A draft beyond the context was fed at no position of its own.
             right &= in_window + index < self.context
             accepted = now.num_accepted + tf.cast(right, tf.int32)
@@ -407,7 +407,8 @@ def _put_drafts(state: DecodeState, drafts: tf.Tensor) -> tf.Tensor:
     ranks = tf.range(tf.shape(state.token_ids)[1]) - state.lengths[:, None]
     num_drafts = tf.shape(drafts)[1]
     is_draft = (ranks >= 0) & (ranks < num_drafts)
-    placed = tf.gather(drafts, tf.where(is_draft, ranks, 0), batch_dims=1)
+    padded = tf.pad(drafts, [[0, 0], [0, 1]])  # never empty
+    placed = tf.gather(padded, tf.where(is_draft, ranks, 0), batch_dims=1)
     return tf.where(is_draft, placed, state.token_ids)
 
 

@@ -25,7 +25,7 @@ class Drafts(NamedTuple):
     """Tokens that may come next.
 
     Attributes:
-        token_ids: int32 (B, K).
+        token_ids: int32 (B, K). A round feeds so many places in each row.
         counts: int32 (B,). How many of them are meant.
     """
 
@@ -57,14 +57,22 @@ class PromptLookup:
         num_tokens: int (K). Tokens to draft. Defaults to 10, and fewer where many texts
             are running.
         longest_ngram: int. Tokens at the text's end to look for. Defaults to 3.
+        is_steady: bool. Whether rounds are as wide whatever the rows hold, so that a
+            row's numbers do not depend on its neighbours, to the last bit. Defaults to
+            False: no wider than need be.
 
     Raises:
         ValueError: if one of them is below 1.
     """
 
     def __init__(
-        self, num_tokens: int | None = None, *, longest_ngram: int = LONGEST_NGRAM
+        self,
+        num_tokens: int | None = None,
+        *,
+        longest_ngram: int = LONGEST_NGRAM,
+        is_steady: bool = False,
     ) -> None:
+        self._is_steady = is_steady
         self._is_given = num_tokens is not None
         num_tokens = NUM_TOKENS if num_tokens is None else num_tokens
         for name, value in (
@@ -102,11 +110,12 @@ class PromptLookup:
         drafts = tf.gather(tokens, tf.where(found[:, None], source, 0), batch_dims=1)
         most: Any = self.num_tokens
         if not self._is_given:
-            running = tf.reduce_sum(tf.cast(state.is_running, tf.int32))
-            share = TOKENS_AT_ONCE // tf.maximum(running, 1) - 1
+            counted = tf.cast(self._is_steady | state.is_running, tf.int32)
+            share = TOKENS_AT_ONCE // tf.maximum(tf.reduce_sum(counted), 1) - 1
             most = tf.clip_by_value(share, 1, self.num_tokens)
-        counts = tf.where(found & state.is_running, most, 0)
-        return Drafts(drafts, _useful(counts, state)), ()
+        counts = _useful(tf.where(found & state.is_running, most, 0), state)
+        width = most if self._is_steady else tf.reduce_max(counts)
+        return Drafts(drafts[:, :width], counts), ()
 
 
 class _ModelState(NamedTuple):
@@ -171,7 +180,8 @@ class DraftModel:
                 lengths=now.lengths + 1,
             )
         counts = _useful(tf.where(rows, self.num_tokens, 0), state)
-        return Drafts(tf.stack(drafts, axis=1), counts), _ModelState(cached, cache)
+        token_ids = tf.stack(drafts, axis=1)[:, : tf.reduce_max(counts)]
+        return Drafts(token_ids, counts), _ModelState(cached, cache)
 
 
 def _useful(counts: tf.Tensor, state: DecodeState) -> tf.Tensor:

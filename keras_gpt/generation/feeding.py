@@ -46,7 +46,8 @@ def feed(
         lengths: int32 (B,). Tokens of each text.
         num_cached: int32 (B,). Tokens from `starts` on that the cache holds.
         cache: `KVCache`; it grows if need be.
-        num_hidden: int32 scalar (K). Hidden states to return of each row.
+        num_hidden: int32 scalar (K). Hidden states to return of each row: one, and one
+            for each place that drafts may take.
         starts: int32 (B,). First token of each text that the model sees, at position
             0. Defaults to the first of all.
         rows: bool (B,). Rows to feed; of the others, nothing is returned that has a
@@ -61,9 +62,10 @@ def feed(
     in_window = lengths - starts
     until = in_window if num_drafts is None else in_window + num_drafts
     if width is None:
-        longest = tf.reduce_max(tf.where(rows, until - num_cached, 1))
-        columns = tf.range(tf.maximum(longest, 1))
-        cache = kv_cache.grow(cache, 1 + tf.reduce_max(tf.where(rows, until, 0)))
+        longest = tf.reduce_max(tf.where(rows, in_window - num_cached, 1))
+        columns = tf.range(tf.maximum(longest, 1) + num_hidden - 1)
+        slots_used = tf.reduce_max(tf.where(rows, in_window, 0)) + num_hidden - 1
+        cache = kv_cache.grow(cache, 1 + slots_used)
     else:
         columns = tf.range(width)
     slots = num_cached[:, None] + columns

@@ -61,7 +61,7 @@ def _drafter(options: GenerationOptions, backbone: Any) -> Any:
     draft, count = options.draft, options.num_draft_tokens
     if draft is None or hasattr(draft, "propose"):
         return draft
-    given = {} if count is None else {"num_tokens": count}
+    given: dict[str, Any] = {} if count is None else {"num_tokens": count}
     if isinstance(draft, str) and draft == "prompt_lookup":
         return PromptLookup(**given)
     if not hasattr(draft, "backbone"):

@@ -217,8 +217,8 @@ def test_a_bias_for_every_token_is_no_burden(call, tokenizer):
     assert result["token_ids"].tolist() == [[70] * 5]
 
 
-def columns(rows):
-    names = {name for row in rows for name in row}
+def columns(rows, known):
+    names = {name for row in rows for name in row} & known
     lists = {
         "suppress_tokens": [-1],
         "logit_bias_ids": [-1],
@@ -228,17 +228,34 @@ def columns(rows):
     return {name: [row.get(name, default.get(name)) for row in rows] for name in names}
 
 
+METHODS = {
+    "sampling": {},
+    "drafts": {"draft": "prompt_lookup"},
+    "beams": {"num_beams": 3},
+    "contrast": {"penalty_alpha": 0.6, "top_k": 4},
+}
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def made(request, build):
+    """The signatures of each method."""
+    return build(**METHODS[request.param])
+
+
 @pytest.mark.parametrize("fault", BAD)
-def test_a_bad_row_leaves_its_neighbours_bit_identical(loaded, fault):
+def test_a_bad_row_leaves_its_neighbours_bit_identical(call, made, fault):
     change, reason = BAD[fault]
-    mixed = loaded("generate", **columns([GOOD, {**GOOD, **change}, GOOD, GOOD]))
-    clean = loaded("generate", **columns([GOOD] * 4))
+    known = set(made["generate"].inputs)
+    if change.keys() - known:
+        pytest.skip("The method has no such knob.")
+    rows = [GOOD, {**GOOD, **change}, GOOD, GOOD]
+    mixed = call("generate", _signatures=made, **columns(rows, known))
+    clean = call("generate", _signatures=made, **columns([GOOD] * 4, known))
     for row in (0, 2, 3):
         for name in clean:
-            width = clean["num_tokens"][row]
             got, want = mixed[name][row], clean[name][row]
             if np.ndim(got):
-                got, want = got[:width], want[:width]
+                got = got[..., : want.shape[-1]]
             np.testing.assert_array_equal(got, want, err_msg=name)
     if reason is not None:
         assert mixed["finish_reason"][1] == reason
