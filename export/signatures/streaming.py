@@ -121,15 +121,26 @@ class Streaming:
         after = self._decoder.advance(state, served.request, num_steps=1)
         none = tf.zeros_like(after.lengths)
         stream = self._stream_state(
-            after, limit=state.limits, num_tokens_given=none, num_bytes_given=none
+            after,
+            served,
+            limit=state.limits,
+            num_tokens_given=none,
+            num_bytes_given=none,
         )
         carried = {name: spread(knobs[name], rows) for name in self._carried}
         return {f"{STATE}{k}": v for k, v in {**stream._asdict(), **carried}.items()}
 
     def _stream_state(
-        self, state: DecodeState, *, limit: tf.Tensor, **given: tf.Tensor
+        self,
+        state: DecodeState,
+        served: ServedRequest,
+        *,
+        limit: tf.Tensor,
+        **given: tf.Tensor,
     ) -> StreamState:
         context = self._decoder.context
+        # The decoder keeps the texts of all rows where one has a stop string.
+        needs_text = tf.reduce_any(served.request.stops.strings != "", axis=1)
         return StreamState(
             token_ids=_resized(state.token_ids, context),
             log_probs=_resized(state.log_probs, context),
@@ -138,7 +149,7 @@ class Streaming:
             limit=limit,
             finish_reason=state.finish_reason,
             text_length=state.text_lengths,
-            text_bytes=state.text,
+            text_bytes=tf.where(needs_text, state.text, self._decoder.text_start),
             cache=_packed(state.cache, context, used=state.lengths - 1),
             **given,
         )
@@ -147,12 +158,13 @@ class Streaming:
         """Goes on by up to `max_tokens` (B,) tokens in each row."""
         given = {name.removeprefix(STATE): value for name, value in state.items()}
         stream = StreamState(*(given[name] for name in StreamState._fields))
-        stream = self._checked(stream)
         rows = tf.shape(stream.length)[0]
         knobs = {name: given[name] for name in self._carried}
         knobs["max_new_tokens"] = stream.limit
         knobs["truncate_prompt"] = tf.constant([False])
         served = self._knobs.read(knobs, rows)
+        are_valid = served.are_valid & served.request.settings.are_valid
+        stream = self._checked(stream, are_valid)
         share = tf.maximum(spread(max_tokens, rows), 0)
         most = stream.num_tokens_given + tf.minimum(share, self._decoder.context)
         # What waits because a stop sequence may begin with it must not stop the rest.
@@ -163,12 +175,14 @@ class Streaming:
         carried = {f"{STATE}{name}": given[name] for name in self._carried}
         return {**outputs, **state, **carried}
 
-    def _checked(self, stream: StreamState) -> StreamState:
-        """Ends the rows whose numbers no call can have returned."""
+    def _checked(self, stream: StreamState, are_valid: tf.Tensor) -> StreamState:
+        """Ends the rows whose numbers, or knobs, no call can have returned."""
         size = self._decoder.model.config.vocabulary_size
         ids, context = stream.token_ids, self._decoder.context
         num_new = stream.length - stream.prompt_length
         is_state = tf.reduce_all((ids >= 0) & (ids < size), axis=1)
+        # Rows that have ended keep the knobs that may have ended them.
+        is_state &= are_valid | (stream.finish_reason != UNFINISHED)
         # Compared before they are added up: sums of forged numbers may wrap.
         is_state &= stream.prompt_length >= 1
         is_state &= stream.length >= stream.prompt_length
@@ -283,7 +297,11 @@ class Streaming:
             ),
         }
         return outputs, self._stream_state(
-            after, limit=stream.limit, num_tokens_given=ready, num_bytes_given=until
+            after,
+            served,
+            limit=stream.limit,
+            num_tokens_given=ready,
+            num_bytes_given=until,
         )
 
 

@@ -168,6 +168,10 @@ def test_bad_rows_end_at_once_with_their_reason(call):
         ("num_tokens_given", 50),
         ("num_bytes_given", -1),
         ("token_ids", 10**6),
+        ("temperature", -1.0),
+        ("top_p", np.nan),
+        ("stop_token_ids", 10**6),
+        ("bad_words", b"y" * 65),
     ],
 )
 def test_a_state_that_no_call_returned_ends_its_row_alone(call, name, value):
@@ -179,6 +183,23 @@ def test_a_state_that_no_call_returned_ends_its_row_alone(call, name, value):
     assert result["finish_reason"].tolist() == [b"length", b"invalid_input"]
     assert result["new_num_tokens"].tolist() == [8, 0]
     assert result["new_text"][0] == clean["new_text"][0]
+
+
+def test_a_row_that_has_ended_keeps_its_reason_whatever_its_knobs_are(call):
+    state = state_of(call("prefill", text=["The king"], max_new_tokens=[1]))
+    result = call("decode", **{**state, "state_temperature": [-1.0]})
+    assert result["finish_reason"].tolist() == [b"length"]
+    assert result["new_num_tokens"].tolist() == [1]
+
+
+def test_a_state_holds_its_text_only_where_its_own_row_has_stop_strings(call):
+    stops = [["never"], [""]]
+    common = {"text": ["The king", "O my lord"], "max_new_tokens": [9]}
+    state = call("prefill", stop_strings=stops, **common)
+    result = call("decode", max_tokens=[5], **state_of(state))
+    assert [len(text) > 0 for text in result["state_text_bytes"]] == [True, False]
+    alone = call("prefill", stop_strings=[[""]], **common)
+    assert alone["state_text_bytes"][1] == state["state_text_bytes"][1] == b""
 
 
 def test_a_text_may_fill_the_context(call, causal_lm):
