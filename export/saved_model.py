@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
-from keras_gpt.export.files import write_text
+from keras_gpt.export.files import clear_remains, temporary_folder, write_text
 from keras_gpt.export.generator_module import build_generator
 from keras_gpt.export.model_card import model_card
 from keras_gpt.export.served_options import served_options
@@ -95,25 +95,26 @@ def export_saved_model(
     folder, sizes = Path(path), sorted(set(batch_sizes))
     target = folder / str(version)
     if target.exists():
-        raise FileExistsError(f"version must be new, but {target} exists.")
+        raise FileExistsError(_must_be_new(target))
     if xla and (served.method != SAMPLING or served.defaults["stop_strings"]):
         raise ValueError(
             "xla must be False for a search, or with stop_strings, got True."
         )
     generator = build_generator(task, served, storage_dtype=storage_dtype, xla=xla)
-    _clear_remains(folder)
-    # TF Serving ignores folders whose names are no numbers.
-    temporary = folder / f".writing-{version}-{os.getpid()}"
-    try:
-        temporary.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    clear_remains(folder)
+    with temporary_folder(folder, str(version)) as temporary:
+        # What was made private for one user is not what a server is to read.
+        written = temporary / str(version)
+        written.mkdir()
         tf.saved_model.save(
             generator.module,
-            str(temporary),
+            str(written),
             signatures={
                 name: one.function for name, one in generator.signatures.items()
             },
         )
-        write_warmup(temporary, generator, model_name=model_name, batch_sizes=sizes)
+        write_warmup(written, generator, model_name=model_name, batch_sizes=sizes)
         card = model_card(
             task,
             served,
@@ -129,20 +130,32 @@ def export_saved_model(
         text = json.dumps(
             card, indent=2, default=lambda data: data.decode(errors="replace")
         )
-        write_text(temporary / MODEL_CARD, text + "\n")
+        write_text(written / MODEL_CARD, text + "\n")
         with rounded(task.backbone, storage_dtype):
-            verify(task, served, temporary, xla=xla)
+            verify(task, served, written, xla=xla)
         write_serving_files(
             folder,
             model_name=model_name,
             batch_sizes=sizes,
             signatures=generator.signatures,
-            outputs=output_types(temporary),
+            outputs=output_types(written),
         )
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _rename(written, target)
     return str(target)
+
+
+def _rename(written: Path, target: Path) -> None:
+    """Gives a version its name, unless another export has been faster."""
+    try:
+        written.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        raise FileExistsError(_must_be_new(target)) from error
+
+
+def _must_be_new(target: Path) -> str:
+    return f"version must be new, but {target} exists."
 
 
 def _check_arguments(
@@ -171,24 +184,6 @@ def _check_arguments(
             f"batch_sizes must be positive integers, {MOST_RECORDS // 2} at most, "
             f"got {batch_sizes!r}."
         )
-
-
-def _clear_remains(folder: Path) -> None:
-    """Removes what exports that were killed have left."""
-    for remains in folder.glob(".writing-*"):
-        _, _, pid = remains.name.rpartition("-")
-        if pid.isdecimal() and not _is_running(int(pid)):
-            shutil.rmtree(remains, ignore_errors=True)
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 __all__ = ["ExportError", "export_saved_model"]

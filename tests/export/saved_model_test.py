@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,7 +13,14 @@ import pytest
 import tensorflow as tf
 
 from keras_gpt import GPTCausalLM
-from keras_gpt.export import ExportError, export_saved_model, ops, saved_model, verify
+from keras_gpt.export import (
+    ExportError,
+    export_saved_model,
+    files,
+    ops,
+    saved_model,
+    verify,
+)
 from keras_gpt.export.run_saved_model import signature_defaults
 from keras_gpt.generation import SETTINGS
 
@@ -204,7 +212,7 @@ def test_killed_at_any_moment_it_leaves_no_version(causal_lm, tmp_path, reached)
     )
     try:
         until = time.monotonic() + 120
-        while not list(target.glob(f".writing-*/{reached}")):
+        while not list(target.glob(f".writing-*/1/{reached}")):
             assert process.poll() is None, "the export has ended"
             assert time.monotonic() < until
             time.sleep(0.005)
@@ -214,8 +222,57 @@ def test_killed_at_any_moment_it_leaves_no_version(causal_lm, tmp_path, reached)
     remains = [path.name for path in target.iterdir()]
     assert len(remains) == 1
     assert not remains[0].isdecimal()  # nothing that a server would load
-    saved_model._clear_remains(target)
+    files.clear_remains(target)
     assert list(target.iterdir()) == []
+
+
+def dead_process():
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])  # noqa: S603
+    process.wait()
+    return process.pid
+
+
+def test_only_what_dead_processes_of_this_host_left_is_cleared(tmp_path):
+    host, dead = socket.gethostname(), dead_process()
+    cleared = [f".writing-1@{host}-{dead}-a1", f".writing-README.md@{host}-{dead}-b_"]
+    kept = [
+        *(f".writing-1@elsewhere-{dead}-a1", f".writing-1@{host}x-{dead}-a1"),
+        *(f".writing-1@{host}-{os.getpid()}-a1", "1", "README.md"),
+    ]
+    for name in cleared + kept:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("x")
+    files.clear_remains(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+
+
+def test_exports_of_one_process_do_not_meet(tmp_path):
+    """Each has its own folder, in which the others' end deletes nothing."""
+    with files.temporary_folder(tmp_path, "1") as first:
+        with files.temporary_folder(tmp_path, "1") as second:
+            assert first != second
+        assert first.is_dir() and not second.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_version_that_another_export_wrote_meanwhile_is_kept(
+    causal_lm, tmp_path, monkeypatch
+):
+    def write_too(*_, **__):
+        (tmp_path / "3").mkdir()
+        (tmp_path / "3" / "saved_model.pb").write_text("the other's")
+
+    monkeypatch.setattr(saved_model, "verify", write_too)
+    with pytest.raises(FileExistsError, match="version must be new, but .*3 exists"):
+        export_saved_model(causal_lm, tmp_path, version=3, batch_sizes=[1])
+    assert [path.name for path in (tmp_path / "3").iterdir()] == ["saved_model.pb"]
+    assert not list(tmp_path.glob(".writing-*"))
+
+
+def test_a_version_is_as_readable_as_other_folders(exported):
+    usual = Path(exported).parent.stat().st_mode
+    assert Path(exported).stat().st_mode == usual
 
 
 def test_model_card_tells_what_the_model_is(exported, causal_lm, tokenizer):
