@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from keras_gpt.export.served_options import ServedOptions
+from keras_gpt.export.served_options import ServedOptions, module_of
 from keras_gpt.export.shared_graphs import SharedDecoder, SharedTokenizer
 from keras_gpt.export.signatures.generate import Generation
 from keras_gpt.export.signatures.inputs import (
@@ -72,6 +72,8 @@ def build_generator(
         decoder_class=SharedDecoder,
     )
     module.tables = list(generator.tokenizer.trackables)
+    owners = map(module_of, options.logits_processors)
+    module.processors = [owner for owner in owners if owner is not None]
     generation = Generation(
         generator,
         KnobReader(

@@ -6,33 +6,29 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+import tensorflow as tf
 from tensorflow.core.framework import graph_pb2
 from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.python.framework import op_def_registry
 
-# What a served graph must not hold, and why.
-FORBIDDEN_OPS = {
-    "Xla": "needs XLA, which TF Serving refuses by default",
-    "PyFunc": "calls Python",
-    "EagerPyFunc": "calls Python",
-    "MutableHashTable": "is a table that grows",
-    "MutableDenseHashTable": "is a table that grows",
-    "RandomUniform": "is a stateful random op",
-    "RandomStandardNormal": "is a stateful random op",
-    "TruncatedNormal": "is a stateful random op",
-    "Multinomial": "is a stateful random op",
-    "StatefulStandardNormal": "is a stateful random op",
-    "StatefulUniform": "is a stateful random op",
-    "StatefulTruncatedNormal": "is a stateful random op",
-    "StatefulRandomBinomial": "is a stateful random op",
-    "RandomGamma": "is a stateful random op",
-    "RandomPoisson": "is a stateful random op",
-    "RandomShuffle": "is a stateful random op",
-    "ParameterizedTruncatedNormal": "is a stateful random op",
-    "RngReadAndSkip": "is a stateful random op",
-    "RngSkip": "is a stateful random op",
-}
-# Of graphs that XLA is to compile.
-MUST_COMPILE = "_XlaMustCompile"
+# Stateful ops that change nothing, or only seem to: weights and static tables are read,
+# and control flow is stateful whatever it holds.
+READING_OPS = frozenset(
+    {
+        *("VarHandleOp", "ReadVariableOp", "DisableCopyOnRead", "VariableShape"),
+        *("ResourceGather", "ResourceGatherNd"),
+        *("HashTableV2", "LookupTableFindV2", "LookupTableSizeV2"),
+        *("Assert", "Case", "Empty", "If", "StatefulPartitionedCall", "While"),
+    }
+)
+# What fills weights and tables as a model is loaded, and what saves them.
+LOADING_OPS = frozenset(
+    {
+        *("AssignVariableOp", "LookupTableImportV2", "MergeV2Checkpoints"),
+        *("RestoreV2", "SaveV2"),
+    }
+)
+_FILE_OPS = ("MatchingFiles", "ReadFile")  # stateless by their definition
 
 
 def ops_of_graph(graph: graph_pb2.GraphDef) -> set[str]:
@@ -53,11 +49,25 @@ def ops_of(folder: str | os.PathLike[str]) -> set[str]:
     return ops
 
 
-def forbidden(ops: Iterable[str]) -> list[str]:
-    """Returns a phrase for each op that no served graph may hold."""
-    return [
-        f"{op} {reason}"
-        for op in sorted(ops)
-        for prefix, reason in FORBIDDEN_OPS.items()
-        if op.startswith(prefix)
-    ]
+def forbidden(ops: Iterable[str], *, may_load: bool = True) -> list[str]:
+    """Returns a phrase for each op that no served graph may hold.
+
+    Args:
+        ops: types of ops.
+        may_load: bool. Whether `LOADING_OPS` are allowed. Defaults to True.
+    """
+    allowed = READING_OPS | LOADING_OPS if may_load else READING_OPS
+    found = ((op, _fault(op)) for op in sorted(set(ops) - allowed))
+    return [f"{op} {fault}" for op, fault in found if fault]
+
+
+def _fault(op: str) -> str | None:
+    if op.startswith("Xla"):
+        return "needs XLA, which TF Serving refuses by default"
+    if "PyFunc" in op:
+        return "calls Python"
+    if not hasattr(tf.raw_ops, op):
+        return "is no op of TensorFlow itself"
+    if op in _FILE_OPS:
+        return "reads files"
+    return "is stateful" if op_def_registry.get(op).is_stateful else None

@@ -177,22 +177,44 @@ def _check_processor(processor: Any, place: str) -> None:
     )
     logits = tf.TensorSpec([None, None], tf.float32)
     try:
-        graph = (
-            tf.function(processor, autograph=False)
-            .get_concrete_function(logits, history)
-            .graph
+        traced = tf.function(
+            lambda logits, history: processor(logits, history), autograph=False
         )
+        graph = traced.get_concrete_function(logits, history).graph
     except Exception as error:
         first = str(error).strip().splitlines()[0]
         raise ValueError(
             f"{place} must be graph code of TensorFlow, but {name} fails: {first}"
         ) from error
-    bad = ops.forbidden(ops.ops_of_graph(graph.as_graph_def()))
+    held = _resources(module_of(processor))
+    for tensor, _ in graph.captures:
+        is_resource = tensor.dtype in (tf.resource, tf.variant)
+        if is_resource and id(tensor) not in held:
+            raise ValueError(
+                f"{place} must be a tf.Module, or a method of one, that holds its "
+                f"variables and tables to be exported, but {name} uses {tensor!r:.80}."
+            )
+    bad = ops.forbidden(ops.ops_of_graph(graph.as_graph_def()), may_load=False)
     if bad:
         raise ValueError(
             f"{place} must be graph code of TensorFlow, but {name} holds "
             f"{'; '.join(bad)}."
         )
+
+
+def module_of(processor: Any) -> tf.Module | None:
+    """Returns the module whose state a processor may use, if there is one."""
+    owner = getattr(processor, "__self__", processor)
+    return owner if isinstance(owner, tf.Module) else None
+
+
+def _resources(module: tf.Module | None) -> set[int]:
+    """Returns the `id` of each handle of what a module holds, tables included."""
+    if module is None:
+        return set()
+    parts = tf.train.TrackableView(module).descendants()
+    names = ("handle", "resource_handle")
+    return {id(getattr(part, name, None)) for part in parts for name in names}
 
 
 def _rules(

@@ -1,5 +1,7 @@
 """Methods fixed at export: beams, contrastive search, drafts, own processors."""
 
+import types
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -96,6 +98,55 @@ def test_own_processors_are_in_the_graph(build, call, causal_lm):
     assert [text.decode() for text in result["generated_text"]] == expected
 
 
+class Biases(tf.Module):
+    """A processor with a variable, and a static table of what to ban."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.bias = tf.Variable(tf.linspace(0.0, 3.0, size))
+        banned = tf.lookup.KeyValueTensorInitializer([101, 111], [1, 1])
+        self.banned = tf.lookup.StaticHashTable(banned, 0)
+
+    def __call__(self, logits, history):
+        is_banned = self.banned.lookup(tf.range(tf.shape(logits)[1]))
+        return tf.where(is_banned > 0, -1e30, logits + self.bias)
+
+    def process(self, logits, history):
+        return self(logits, history)
+
+
+@pytest.mark.parametrize("by_method", [False, True])
+def test_what_a_processor_holds_is_exported_with_it(causal_lm, tmp_path, by_method):
+    biases = Biases(causal_lm.backbone.config.vocabulary_size)
+    processor = biases.process if by_method else biases
+    options = {"logits_processors": [processor], "seed": 1, "max_new_tokens": 9}
+    path = export_saved_model(causal_lm, tmp_path, batch_sizes=[1], **options)
+    expected = causal_lm.generate(TEXTS, strip_prompt=True, **options)
+    served = tf.saved_model.load(path).signatures["serving_default"]
+    got = served(text=tf.constant(TEXTS))["generated_text"].numpy()
+    assert [text.decode() for text in got] == expected
+
+
+def with_variable(variable):
+    def of_nobody(logits, history):
+        return logits + variable
+
+    return of_nobody
+
+
+def counting(logits, history):
+    return logits + COUNTS.count.assign_add(1.0)
+
+
+def from_file(logits, history):
+    return logits + tf.strings.to_number(tf.io.read_file("bias"))
+
+
+COUNTS = tf.Module()
+COUNTS.count = tf.Variable(0.0)
+COUNTS.process = types.MethodType(lambda self, *given: counting(*given), COUNTS)
+
+
 def in_python(logits, history):
     return tf.py_function(lambda x: x, [logits], tf.float32)
 
@@ -112,7 +163,10 @@ def by_hand(logits, history):
     ("processor", "message"),
     [
         (in_python, r"logits_processors\[0\] .* in_python holds EagerPyFunc calls Py"),
-        (by_chance, r"by_chance holds RandomStandardNormal is a stateful random op"),
+        (by_chance, r"by_chance holds RandomStandardNormal is stateful"),
+        (from_file, r"from_file holds ReadFile reads files"),
+        (with_variable(tf.Variable(1.0)), r"must be a tf.Module, .* of_nobody uses"),
+        (COUNTS.process, r"holds AssignAddVariableOp is stateful"),
         (by_hand, r"logits_processors\[0\] .* by_hand fails: "),
     ],
     ids=lambda value: getattr(value, "__name__", "message"),

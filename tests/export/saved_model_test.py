@@ -73,8 +73,28 @@ def test_op_scan_sees_a_stateful_random_op(tmp_path):
     module.f = tf.function(lambda x: x + tf.random.uniform([]))
     module.f.get_concrete_function(tf.TensorSpec([], tf.float32))
     tf.saved_model.save(module, str(tmp_path))
-    assert ops.forbidden(ops.ops_of(tmp_path)) == [
-        "RandomUniform is a stateful random op"
+    assert ops.forbidden(ops.ops_of(tmp_path)) == ["RandomUniform is stateful"]
+
+
+@pytest.mark.parametrize(
+    ("op", "fault"),
+    [
+        ("AnonymousMutableHashTable", "is stateful"),
+        ("LogUniformCandidateSampler", "is stateful"),
+        ("ReadFile", "reads files"),
+        ("PyFuncStateless", "calls Python"),
+        ("XlaDot", "needs XLA, which TF Serving refuses by default"),
+        ("WordpieceTokenizeWithOffsets", "is no op of TensorFlow itself"),
+    ],
+)
+def test_ops_that_are_refused(op, fault):
+    assert ops.forbidden([op, "MatMul", "While"]) == [f"{op} {fault}"]
+
+
+def test_only_loading_may_write():
+    assert ops.forbidden(["AssignVariableOp"]) == []
+    assert ops.forbidden(["AssignVariableOp"], may_load=False) == [
+        "AssignVariableOp is stateful"
     ]
 
 
