@@ -1,6 +1,8 @@
 """Runs signatures of an exported model with tensorflow alone.
 
-Usage: python run_saved_model.py FOLDER < request.json > response.json
+Usage: python run_saved_model.py FOLDER RESPONSE < request.json
+
+RESPONSE is a file: on standard output, there may be what other code prints.
 
 The request is `{"calls": [...], "warm_up": BOOL}`. A call is `{"signature": NAME,
 "inputs": {NAME: LIST}}`; inputs left out take the defaults of the SignatureDef, as in
@@ -24,7 +26,7 @@ WARM_UP_FILE = "assets.extra/tf_serving_warmup_requests"
 
 
 def main() -> None:
-    """Reads calls from standard input and writes their outputs."""
+    """Reads calls from standard input and writes their outputs to a file."""
     import tensorflow as tf
 
     folder, request = sys.argv[1], json.load(sys.stdin)
@@ -51,7 +53,8 @@ def main() -> None:
         "foreign_modules": foreign,
         "num_warm_up": count,
     }
-    json.dump(response, sys.stdout)
+    with open(sys.argv[2], "w", encoding="utf-8") as file:
+        json.dump(response, file)
 
 
 def signature_defaults(folder):  # type: ignore[no-untyped-def]

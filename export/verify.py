@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ RUNNER = Path(__file__).with_name("run_saved_model.py")
 PROMPTS = ("", "The", " a\n\nb", "caf\u00e9 \u4e2d")
 MAX_TOKENS = 16
 STREAM_TOKENS = 5  # at a time
+TIMEOUT = 3600.0  # seconds; a model of billions of weights takes minutes
 # Of the four prompts: two greedy, two drawn.
 NUM_GREEDY = 2
 DRAWS = {"temperature": [0.0, 0.0, 1.0, 0.7], "seed": [0, 1, 2, 3]}
@@ -188,6 +190,7 @@ def run_in_fresh_process(
     *,
     warm_up: bool = False,
     python: str = sys.executable,
+    timeout: float = TIMEOUT,
 ) -> list[dict[str, list[Any]]]:
     """Runs calls on the SavedModel in a process that imports only tensorflow.
 
@@ -198,25 +201,37 @@ def run_in_fresh_process(
         warm_up: bool. Whether to run the model's warm-up records too. Defaults to
             False.
         python: path of the interpreter. Defaults to this one.
+        timeout: seconds that the process may take. Defaults to an hour.
 
     Returns:
         One dict of output lists per call; bytes decoded as UTF-8 with U+FFFD.
 
     Raises:
-        RuntimeError: if the process fails or loads anything else of this library.
+        RuntimeError: if the process fails, takes too long, or loads anything else of
+            this library.
     """
-    # -P keeps the runner's own folder off the path: nothing of ours is in reach.
-    process = subprocess.run(  # noqa: S603
-        [python, "-P", str(RUNNER), str(folder)],
-        input=json.dumps({"calls": calls, "warm_up": warm_up}),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if process.returncode:
-        last = (process.stderr.strip().splitlines() or ["no message"])[-1]
-        raise RuntimeError(f"the exported model in {folder} does not run: {last}")
-    response = json.loads(process.stdout)
+    fails = f"the exported model in {folder} does not run"
+    with tempfile.TemporaryDirectory() as place:
+        output = Path(place) / "response.json"
+        try:
+            # -P keeps the runner's folder off the path: nothing of ours is in reach.
+            process = subprocess.run(  # noqa: S603
+                [python, "-P", str(RUNNER), str(folder), str(output)],
+                input=json.dumps({"calls": calls, "warm_up": warm_up}),
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=timeout,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise RuntimeError(f"{fails} within {timeout:g} seconds.") from error
+        if process.returncode:
+            last = (process.stderr.strip().splitlines() or ["no message"])[-1]
+            raise RuntimeError(f"{fails}: {last}")
+        try:
+            response = json.loads(output.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RuntimeError(f"{fails}: it gave no response ({error}).") from error
     if response["foreign_modules"]:
         raise RuntimeError(
             f"the exported model in {folder} needed {response['foreign_modules']}."

@@ -152,6 +152,33 @@ def test_a_process_that_fails_is_reported(tmp_path):
         verify.run_in_fresh_process(tmp_path / "absent", [])
 
 
+def fake_python(tmp_path, command):
+    path = tmp_path / "python"
+    path.write_text(f"#!/bin/sh\n{command}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_what_a_process_prints_is_no_matter(exported, tmp_path):
+    python = fake_python(tmp_path, f'echo Hello; exec {sys.executable} "$@"')
+    (response,) = verify.run_in_fresh_process(exported, [CALL], python=python)
+    assert len(response["generated_text"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("exit 0", "does not run: it gave no response .*response.json"),
+        ('echo "{" > "$4"', "does not run: it gave no response .Expecting property"),
+        ("exec sleep 60", "does not run within 0.5 seconds"),
+    ],
+)
+def test_a_process_without_a_response_is_reported(tmp_path, command, message):
+    python = fake_python(tmp_path, command)
+    with pytest.raises(RuntimeError, match=message):
+        verify.run_in_fresh_process(tmp_path, [], python=python, timeout=0.5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
