@@ -1,7 +1,7 @@
 """The decode loop as one XLA computation, whose shapes are all known beforehand.
 
-XLA compiles it anew for each size of batch, prompt and continuation; so the last two
-are rounded up to powers of two.
+XLA compiles it anew for each size of batch, prompt and continuation, and of the lists
+of stop tokens and rules; so all but the first are rounded up to powers of two.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ class CompiledDecoder:
             tf.zeros([self._size(most)], tf.bool),
             begin,
             request.settings,
-            request.stops.sequences,
-            request.rules,
+            _padded(request.stops.sequences),
+            TokenRules(*map(_padded, request.rules)),
         )
         state = _state(begin, token_ids, KVCache(()))
         return new_tokens(
@@ -114,6 +114,22 @@ class CompiledDecoder:
                 state, request, num_steps=tf.int32.max, width=1
             )
         return state.token_ids, state.log_probs, state.lengths, state.finish_reason
+
+
+def _padded(table: tf.Tensor) -> tf.Tensor:
+    """Returns a list of each row (B', W) or (B', W, L), W and L rounded up.
+
+    Sequences are padded in front, as they are; what is added stands for nothing.
+    """
+    powers = tf.constant([0, *(2**power for power in range(31))])
+    sizes = tf.shape(table)[1:]
+    missing = tf.reduce_min(tf.where(powers >= sizes[:, None], powers, powers[-1]), 1)
+    missing -= sizes
+    paddings = [[0, 0], [0, missing[0]]]
+    if table.shape.rank == 3:
+        paddings.append([missing[1], 0])
+    nothing = -1 if table.dtype.is_integer else 0.0
+    return tf.pad(table, paddings, constant_values=tf.cast(nothing, table.dtype))
 
 
 def _state(begin: _Begin, token_ids: tf.Tensor, cache: KVCache) -> DecodeState:
