@@ -82,13 +82,24 @@ def conversations(
                     "a message must be a dict of role and content, "
                     f"got {message!r:.200}."
                 )
-            if message["role"] not in template.roles:
+            if message["role"] not in list(template.roles):
                 raise ValueError(
                     f"role must be of {', '.join(template.roles)}, "
                     f"got {message['role']!r}."
                 )
-            check_utf8(tf.compat.as_bytes(message["content"]), len(rows))
+            _check_content(message["content"], len(rows))
     return rows, is_single
+
+
+def _check_content(content: Any, rows: int) -> None:
+    if not isinstance(content, str | bytes):
+        raise ValueError(f"content must be a string, got {content!r:.80}.")
+    try:
+        check_utf8(tf.compat.as_bytes(content), rows)
+    except UnicodeEncodeError:  # of a lone surrogate
+        raise ValueError(
+            f"content must be a text that UTF-8 can write, got {content!r:.80}."
+        ) from None
 
 
 def message_table(rows: Sequence[Sequence[Mapping[str, str]]], field: str) -> tf.Tensor:

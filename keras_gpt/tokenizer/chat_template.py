@@ -28,7 +28,8 @@ class ChatTemplate:
         beginning: string. Stands before the first message. Defaults to none.
 
     Raises:
-        ValueError: if `answer_role` is none of `roles`, or a role has no two strings.
+        ValueError: if `answer_role` is none of `roles`, a role has no two strings, or
+            something is no text.
 
     Example:
         >>> ChatTemplate(roles={"user": ("Q: ", "\n"), "assistant": ("A: ", "\n")})
@@ -40,15 +41,23 @@ class ChatTemplate:
     beginning: str = ""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.roles, Mapping):
+            raise ValueError(f"roles must be a dict, got {self.roles!r:.80}.")
         pairs = {}
         for role, pair in self.roles.items():
             is_pair = isinstance(pair, list | tuple) and len(pair) == 2
-            if not role or not is_pair or not all(isinstance(x, str) for x in pair):
+            if not role or not is_pair or not all(map(_is_text, (role, *pair))):
                 raise ValueError(
                     "roles must be names, each with the strings before and after a "
-                    f"message, got {role!r}: {pair!r}."
+                    f"message, that UTF-8 can write, got {role!r}: {pair!r:.80}."
                 )
             pairs[role] = tuple(pair)
+        for name in ("answer_role", "beginning"):
+            if not _is_text(getattr(self, name)):
+                raise ValueError(
+                    f"{name} must be a string that UTF-8 can write, "
+                    f"got {getattr(self, name)!r:.80}."
+                )
         object.__setattr__(self, "roles", pairs)
         if self.answer_role not in pairs:
             raise ValueError(
@@ -139,6 +148,16 @@ _NAMED: dict[str, dict[str, tuple[str, str]]] = {
         "assistant": ("Assistant:\n", "\n\n"),
     },
 }
+
+
+def _is_text(value: Any) -> bool:
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # of a lone surrogate
+        return False
+    return True
 
 
 def _marked(text: str, special: Iterable[bytes]) -> bytes:

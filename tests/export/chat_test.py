@@ -117,6 +117,9 @@ def test_the_template_is_part_of_a_preset(chat_lm, tmp_path):
         ([{"role": "robot", "content": ""}], "role must be of system, user, assistant"),
         ([{"role": "user"}], "a message must be a dict of role and content"),
         (["hello"], "a message must be a dict"),
+        ([{"role": "user", "content": None}], "content must be a string, got None"),
+        ([{"role": "user", "content": "\ud800"}], "content must be a text that UTF-8"),
+        ([{"role": ["user"], "content": ""}], "role must be of system, user, assis"),
     ],
 )
 def test_bad_messages_are_named(chat_lm, messages, message):

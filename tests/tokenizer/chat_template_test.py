@@ -89,11 +89,17 @@ def test_what_ends_an_answer(tokenizer, with_marks):
         ({"roles": {"user": ("", "")}}, "answer_role must be of user, got 'assistant'"),
         ({"roles": {"user": "x"}}, "roles must be names, each with the strings"),
         ({"roles": {"": ("", "")}}, "roles must be names"),
+        ({"roles": [("user", "")]}, "roles must be a dict, got"),
+        ({"roles": {1: ("", "")}}, "roles must be names"),
+        ({"roles": {"assistant": ("\ud800", "")}}, "that UTF-8 can write, got 'assis"),
+        ({"beginning": 3}, "beginning must be a string that UTF-8 can write, got 3"),
+        ({"beginning": "\udfff"}, "beginning must be a string that UTF-8 can write"),
+        ({"answer_role": ["user"]}, "answer_role must be a string"),
     ],
 )
 def test_bad_templates_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
-        ChatTemplate(**arguments)
+        ChatTemplate(**{"roles": {"assistant": ("", "")}, **arguments})
 
 
 def test_templates_by_name_and_as_data():
