@@ -57,10 +57,17 @@ class TextSignatures:
         }
 
     def tokenize(self, text: tf.Tensor) -> Outputs:
-        """Turns texts (B,) into ids, without a start or end token."""
-        tokens = self._generator.tokenizer.tokenize(text)
-        lengths = tf.cast(tokens.row_lengths(), tf.int32)
-        return {"token_ids": tokens.to_tensor(), "num_tokens": lengths}
+        """Turns texts (B,) into ids, without a start or end token.
+
+        A text that is no UTF-8 has no ids, and its `error`.
+        """
+        is_text = valid_utf8(text) == text
+        tokens = self._generator.tokenizer.tokenize(tf.where(is_text, text, ""))
+        return {
+            "token_ids": tokens.to_tensor(),
+            "num_tokens": tf.cast(tokens.row_lengths(), tf.int32),
+            "error": reason_names(tf.where(is_text, UNFINISHED, INVALID_INPUT)),
+        }
 
     def detokenize(self, token_ids: tf.Tensor, num_tokens: tf.Tensor) -> Outputs:
         """Turns ids (B, N), so many of each row, into texts.

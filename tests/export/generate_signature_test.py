@@ -295,6 +295,7 @@ def test_joined_requests_give_what_each_gives_alone(loaded, prompts, name):
 def test_joined_tokens_and_states_give_what_each_gives_alone(loaded, prompts):
     tokens = loaded("tokenize", text=prompts)
     states = loaded("prefill", text=prompts, stop_strings=[["e"], [""], ["a"], ["o"]])
+    tokens.pop("error")
     for name, inputs in (("detokenize", tokens), ("decode", states)):
         whole = loaded(name, **inputs)
         parts = [
@@ -314,6 +315,14 @@ def test_joined_tokens_and_states_give_what_each_gives_alone(loaded, prompts):
         for part in PARTS
     ]
     assert_parts_of(whole, parts, PARTS)
+
+
+def test_texts_that_are_no_utf8_have_no_tokens_but_an_error(call, tokenizer):
+    result = call("tokenize", text=[b"The king", b"\xff\xfe"])
+    ids = tokenizer.tokenize("The king").numpy().tolist()
+    assert result["token_ids"].tolist() == [ids, [0] * len(ids)]
+    assert result["num_tokens"].tolist() == [len(ids), 0]
+    assert result["error"].tolist() == [b"", b"invalid_input"]
 
 
 def test_no_rows_give_no_rows(loaded):
