@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +89,15 @@ def export_saved_model(
     _check_arguments(version, storage_dtype, model_name, batch_sizes)
     if speculative:
         options = {"draft": "prompt_lookup", **options}
+        if options["draft"] is None:
+            raise ValueError("draft must not be None with speculative, got None.")
     if task.preprocessor is None:
         raise ValueError("preprocessor must be set to export a model, got None.")
+    context = task.backbone.config.max_sequence_length
+    if context < 2:  # a prompt has a token, and so has what continues it
+        raise ValueError(
+            f"max_sequence_length must be at least 2 to export, got {context}."
+        )
     served = served_options(task, options, stop_token_ids=stop_token_ids)
     folder, sizes = Path(path), sorted(set(batch_sizes))
     target = folder / str(version)
@@ -172,12 +179,13 @@ def _check_arguments(
             f"got {storage_dtype!r}."
         )
     # It becomes part of paths, URLs and shell commands.
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", model_name):
+    is_name = isinstance(model_name, str)
+    if not is_name or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", model_name):
         raise ValueError(
             "model_name must be of letters, digits, '_', '-' and '.', "
             f"got {model_name!r}."
         )
-    sizes = list(batch_sizes)
+    sizes = list(batch_sizes) if isinstance(batch_sizes, Iterable) else []
     is_count = all(type(size) is int and size >= 1 for size in sizes)
     if not sizes or not is_count or len(sizes) > MOST_RECORDS // 2:
         raise ValueError(

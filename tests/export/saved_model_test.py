@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from keras_gpt import GPTCausalLM
+from keras_gpt import GPTBackbone, GPTCausalLM, GPTCausalLMPreprocessor
 from keras_gpt.export import (
     ExportError,
     export_saved_model,
@@ -189,6 +189,13 @@ def test_a_process_without_a_response_is_reported(tmp_path, command, message):
         ({"beams": 3}, TypeError, "no option 'beams'; did you mean 'num_beams'"),
         ({"storage_dtype": "int8"}, ValueError, "storage_dtype must be of float32, "),
         ({"model_name": "a/b"}, ValueError, "model_name must be of letters, .*'a/b'"),
+        (
+            {"model_name": None},
+            ValueError,
+            "model_name must be of letters, .* got None",
+        ),
+        ({"batch_sizes": 4}, ValueError, "batch_sizes must be positive integers, .*4"),
+        ({"speculative": True, "draft": None}, ValueError, "draft must not be None wi"),
         ({"batch_sizes": []}, ValueError, "batch_sizes must be positive integers"),
         ({"batch_sizes": [0]}, ValueError, "batch_sizes must be positive integers"),
         ({"max_time": 1.0}, ValueError, "max_time must not be given: clients have"),
@@ -220,6 +227,22 @@ def test_a_model_as_a_draft_is_refused(causal_lm, tmp_path):
 def test_a_model_without_tokenizer_is_refused(causal_lm, tmp_path):
     with pytest.raises(ValueError, match="preprocessor must be set"):
         export_saved_model(GPTCausalLM(causal_lm.backbone), tmp_path)
+
+
+def test_a_context_without_room_is_refused(tokenizer, tmp_path):
+    def model(context):
+        backbone = GPTBackbone.from_size(
+            "gpt_nano",
+            vocabulary_size=tokenizer.vocabulary_size(),
+            max_sequence_length=context,
+        )
+        preprocessor = GPTCausalLMPreprocessor(tokenizer, sequence_length=context)
+        return GPTCausalLM(backbone, preprocessor)
+
+    with pytest.raises(ValueError, match="max_sequence_length must be at least 2 to"):
+        export_saved_model(model(1), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert Path(export_saved_model(model(2), tmp_path, batch_sizes=[1])).is_dir()
 
 
 def test_a_path_that_is_a_file_is_refused(causal_lm, tmp_path):
