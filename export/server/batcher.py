@@ -7,6 +7,7 @@ import collections
 import contextlib
 import dataclasses
 import sys
+import time
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -278,7 +279,7 @@ def _run_joined(
         for name in signature.inputs
     }
     rows = [request.rows for request in batch]
-    outputs = model.run(signature, joined)
+    outputs = model.run(signature, joined, timeout=_timeout(batch))
     signature.check_rows(outputs, sum(rows))
     ends = np.cumsum(rows)
     for start, end in zip(ends - rows, ends, strict=True):
@@ -292,11 +293,19 @@ def _run_alone(
     if request.result.done():
         return RequestError(Code.CANCELLED, "the request was cancelled.")
     try:
-        outputs = model.run(signature, request.inputs)
+        outputs = model.run(signature, request.inputs, timeout=_timeout([request]))
         signature.check_rows(outputs, request.rows)
         return outputs
     except Exception as error:
         return from_exception(error)
+
+
+def _timeout(batch: Sequence[_Waiting]) -> float | None:
+    """Returns the seconds after which nobody awaits a batch any more."""
+    deadlines = [request.deadline for request in batch if request.deadline is not None]
+    if len(deadlines) < len(batch):
+        return None
+    return max(deadlines) - time.monotonic()  # the clock of the loop too
 
 
 def _deadline_exceeded() -> RequestError:

@@ -18,6 +18,7 @@ SAVED_MODEL = "saved_model.pb"
 # Where TF Serving looks for requests to run before a version takes others.
 WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 DEFAULT_SIGNATURE = "serving_default"
+MAX_MILLISECONDS = 2**31 - 1  # 24 days
 
 
 class LoadedModel:
@@ -72,19 +73,31 @@ class LoadedModel:
             raise invalid(f"signature must be of {known}, got {name!r}.")
         return self.signatures[name]
 
-    def run(self, signature: Signature, inputs: Arrays) -> Arrays:
+    def run(
+        self,
+        signature: Signature,
+        inputs: Arrays,
+        *,
+        timeout: float | None = None,
+    ) -> Arrays:
         """Returns all outputs by name. Threads may call it at the same time.
 
         Args:
             signature: one of this model.
             inputs: every input, all with the same rows.
+            timeout: seconds that it may take. Optional.
 
         Raises:
-            tf.errors.OpError: if the model fails.
+            tf.errors.OpError: if the model fails, or is too late.
         """
         fetches = {name: spec.tensor for name, spec in signature.outputs.items()}
         feeds = {signature.inputs[name].tensor: inputs[name] for name in inputs}
-        return self._session.run(fetches, feed_dict=feeds)
+        options = None
+        if timeout is not None:
+            # 0 would be no limit.
+            milliseconds = min(max(int(timeout * 1000), 1), MAX_MILLISECONDS)
+            options = tf.compat.v1.RunOptions(timeout_in_ms=milliseconds)
+        return self._session.run(fetches, feed_dict=feeds, options=options)
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[LoadedModel]:

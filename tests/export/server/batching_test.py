@@ -116,6 +116,20 @@ def test_late_and_cancelled_requests_never_run(
     assert "keras_gpt_batch_rows_count{" not in ask(waiting_room, "/metrics")[2]
 
 
+def test_a_batch_that_nobody_awaits_is_ended(patient, stub_of, make_request):
+    stub = stub_of(patient)  # its only thread must be free again
+    forever = make_request("gpt", "slow", rounds=np.array([2**31 - 1], np.int32))
+
+    def ask(timeout):
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.Predict(forever, timeout=timeout)
+        return caught.value.code().name
+
+    assert at_once(ask, [1.0, 2.0]) == ["DEADLINE_EXCEEDED"] * 2
+    request = make_request("gpt", "double", x=np.ones([1], np.float32))
+    assert arrays(stub.Predict(request, timeout=20))["y"].tolist() == [2.0]
+
+
 def test_a_full_queue_turns_requests_away(waiting_room, stub_of, make_request, ask):
     stub = stub_of(waiting_room)
     x = np.ones([2], np.float32)
