@@ -19,8 +19,9 @@ from tensorflow_serving.apis import (
 )
 
 from keras_gpt.export.server.errors import RequestError, invalid, one_line
+from keras_gpt.export.server.options import ServerOptions
 from keras_gpt.export.server.service import Service
-from keras_gpt.export.server.signature import Signature
+from keras_gpt.export.server.signature import Kind, Signature
 
 SIGNATURE_DEF = "signature_def"  # the one field of metadata that there is
 
@@ -50,7 +51,9 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
                 model_name=spec.name,
                 version=version_of(spec),
                 signature_name=spec.signature_name,
-                inputs_of=lambda signature: _arrays(request.inputs, signature),
+                inputs_of=lambda signature: _arrays(
+                    request.inputs, signature, self._service.options
+                ),
                 output_filter=list(request.output_filter),
                 deadline=None if remaining is None else now + remaining,
             )
@@ -152,14 +155,31 @@ def version_of(spec: model_pb2.ModelSpec) -> int | None:
     return spec.version.value if spec.HasField("version") else None
 
 
-def _arrays(protos: Mapping[str, Any], signature: Signature) -> dict[str, np.ndarray]:
-    signature.check_names(protos)
+def _arrays(
+    protos: Mapping[str, Any], signature: Signature, options: ServerOptions
+) -> dict[str, np.ndarray]:
+    # Before there are arrays: one value may stand for a tensor of any size.
+    signature.check(
+        {name: _kind(name, proto) for name, proto in protos.items()},
+        max_rows=options.max_rows_per_request,
+        max_bytes=options.max_request_bytes,
+    )
     arrays = {}
     for name, proto in protos.items():
         try:
             arrays[name] = tf.make_ndarray(proto)
         except (TypeError, ValueError) as error:
-            raise invalid(
-                f"input {name!r} must be a whole tensor: {one_line(str(error))}"
-            ) from error
+            raise _no_tensor(name, error) from error
     return arrays
+
+
+def _kind(name: str, proto: Any) -> Kind:
+    try:
+        shape = [dim.size for dim in proto.tensor_shape.dim]
+        return tf.as_dtype(proto.dtype), shape
+    except TypeError as error:
+        raise _no_tensor(name, error) from error
+
+
+def _no_tensor(name: str, error: Exception) -> RequestError:
+    return invalid(f"input {name!r} must be a whole tensor: {one_line(str(error))}")

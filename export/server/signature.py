@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -13,6 +15,7 @@ from tensorflow.core.protobuf import meta_graph_pb2
 from keras_gpt.export.server.errors import Code, RequestError, invalid, too_large
 
 Arrays = dict[str, np.ndarray]
+Kind = tuple[tf.DType, Sequence[int]]  # dtype and shape
 # Of every dimension, the batch first; None is any size, no tuple any rank.
 Shape = tuple[int | None, ...] | None
 
@@ -36,13 +39,15 @@ class Spec:
         """Returns what a SavedModel tells of it."""
         return cls(info.name, tf.as_dtype(info.dtype), _shape(info.tensor_shape))
 
-    def takes(self, array: np.ndarray) -> bool:
+    def takes(self, shape: Sequence[int]) -> bool:
         """Whether an array has the rank and, apart from the batch, the sizes."""
+        if not shape or min(shape) < 0:
+            return False
         if self.shape is None:
-            return array.ndim > 0
-        return len(self.shape) == array.ndim > 0 and all(
+            return True
+        return len(self.shape) == len(shape) and all(
             size in (None, got)
-            for size, got in zip(self.shape[1:], array.shape[1:], strict=True)
+            for size, got in zip(self.shape[1:], shape[1:], strict=True)
         )
 
     def describe(self) -> str:
@@ -113,15 +118,19 @@ class Signature:
             seen.add(name)
 
     def complete(
-        self, inputs: Mapping[str, np.ndarray], *, max_rows: int, max_bytes: int
+        self,
+        inputs: Mapping[str, np.ndarray],
+        *,
+        max_rows: int = sys.maxsize,
+        max_bytes: int = sys.maxsize,
     ) -> tuple[Arrays, int]:
         """Checks inputs, adds the defaults, and gives all the same rows.
 
         Args:
             inputs: name to array, the batch as dimension 0, each with the rows of the
                 request or 1.
-            max_rows: int.
-            max_bytes: int. Of all arrays, once they have the same rows.
+            max_rows: int. Optional.
+            max_bytes: int. Of all arrays, once they have the same rows. Optional.
 
         Returns:
             Every input of the signature, with that many rows; the rows.
@@ -129,19 +138,42 @@ class Signature:
         Raises:
             RequestError: if a rule is broken.
         """
-        self._check_batched()
-        self.check_names(inputs)
-        for name, array in inputs.items():
-            self._check_input(name, array)
-        rows = self._rows(inputs, max_rows)
+        kinds = {
+            name: (tf.as_dtype(array.dtype), array.shape)
+            for name, array in inputs.items()
+        }
+        rows = self.check(kinds, max_rows=max_rows, max_bytes=max_bytes)
         whole = {**self.defaults, **inputs}
+        return {name: _to_rows(array, rows) for name, array in whole.items()}, rows
+
+    def check(self, kinds: Mapping[str, Kind], *, max_rows: int, max_bytes: int) -> int:
+        """Checks inputs as `complete` does, before there are arrays.
+
+        Args:
+            kinds: input name to dtype and shape.
+            max_rows: int.
+            max_bytes: int.
+
+        Returns:
+            The rows of the request.
+
+        Raises:
+            RequestError: if a rule is broken.
+        """
+        self._check_batched()
+        self.check_names(kinds)
+        for name, kind in kinds.items():
+            self._check_input(name, *kind)
+        rows = self._rows({name: shape[0] for name, (_, shape) in kinds.items()})
+        if rows > max_rows:
+            raise invalid(f"a request must have at most {max_rows} rows, got {rows}.")
         size = sum(
-            array.nbytes * (1 if len(array) == rows else rows)
-            for array in inputs.values()
+            np.dtype(dtype.as_numpy_dtype).itemsize * rows * math.prod(shape[1:])
+            for dtype, shape in kinds.values()
         )
         if size > max_bytes:
             raise too_large("tensors of a request", size, max_bytes)
-        return {name: _to_rows(array, rows) for name, array in whole.items()}, rows
+        return rows
 
     def _check_batched(self) -> None:
         scalars = sorted(k for k, spec in self.inputs.items() if spec.shape == ())
@@ -151,14 +183,13 @@ class Signature:
                 f"batch as dimension 0, but {', '.join(scalars)} has no dimension."
             )
 
-    def _check_input(self, name: str, array: np.ndarray) -> None:
+    def _check_input(self, name: str, dtype: tf.DType, shape: Sequence[int]) -> None:
         spec = self.inputs[name]
-        if tf.as_dtype(array.dtype) != spec.dtype or not spec.takes(array):
-            got = f"{tf.as_dtype(array.dtype).name} {list(array.shape)}"
+        if dtype != spec.dtype or not spec.takes(shape):
+            got = f"{dtype.name} {list(shape)}"
             raise invalid(f"input {name!r} must be {spec.describe()}, got {got}.")
 
-    def _rows(self, inputs: Mapping[str, np.ndarray], max_rows: int) -> int:
-        sizes = {name: len(array) for name, array in inputs.items()}
+    def _rows(self, sizes: Mapping[str, int]) -> int:
         several = {size for size in sizes.values() if size != 1}
         if len(several) > 1 or 0 in several:
             told = ", ".join(f"{name} {size}" for name, size in sorted(sizes.items()))
@@ -167,8 +198,6 @@ class Signature:
                 f"got {told}."
             )
         rows = max(several, default=1)
-        if rows > max_rows:
-            raise invalid(f"a request must have at most {max_rows} rows, got {rows}.")
         if self.fixed_rows not in (None, rows):
             raise invalid(
                 f"signature {self.name!r} takes {self.fixed_rows} rows, got {rows}."

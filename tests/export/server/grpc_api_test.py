@@ -96,6 +96,45 @@ def test_a_tensor_that_is_not_whole_is_refused(stub, make_request):
     assert "input 'x' must be a whole tensor" in details
 
 
+@pytest.mark.parametrize(
+    ("shape", "code", "message"),
+    [
+        ([10**10, 1], "INVALID_ARGUMENT", "at most 64 rows, got 10000000000"),
+        ([1, 10**10], "RESOURCE_EXHAUSTED", "at most 268435456 bytes, got 40000000000"),
+        ([64, 2**62], "RESOURCE_EXHAUSTED", "at most 268435456 bytes"),
+        ([1, -1], "INVALID_ARGUMENT", r"must be int32 [B, ?], got int32 [1, -1]"),
+        ([1] * 200, "INVALID_ARGUMENT", "must be int32 [B, ?], got int32 [1, 1"),
+    ],
+    ids=str,
+)
+def test_a_value_that_stands_for_many_is_refused_before_it_is_repeated(
+    stub, make_request, monkeypatch, shape, code, message
+):
+    request = make_request("gpt", "scaled", x=np.array([[1]], np.int32))
+    proto = request.inputs["x"]
+    proto.ClearField("tensor_content")
+    proto.int_val[:] = [1]
+    del proto.tensor_shape.dim[:]
+    for size in shape:
+        proto.tensor_shape.dim.add(size=size)
+
+    def make(proto):
+        raise AssertionError("it was made")
+
+    monkeypatch.setattr(tf, "make_ndarray", make)
+    found, details = failure(stub.Predict, request, timeout=60)
+    assert found.name == code
+    assert message in details
+
+
+def test_types_that_are_none_are_refused(stub, make_request):
+    request = make_request("gpt", "double", x=[1.0])
+    request.inputs["x"].dtype = 99
+    code, details = failure(stub.Predict, request, timeout=60)
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    assert "input 'x' must be a whole tensor" in details
+
+
 def test_what_is_not_served_is_unimplemented(stub):
     from tensorflow_serving.apis import classification_pb2
 
