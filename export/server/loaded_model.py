@@ -115,8 +115,10 @@ class LoadedModel:
         """Waits until nothing holds the version."""
         await self._is_idle.wait()
 
-    def warm_up(self, *, max_rows: int, max_bytes: int) -> int:
+    def warm_up(self) -> int:
         """Runs the requests that were exported with the model, if any.
+
+        They are trusted like the model, so that no limit of requests holds for them.
 
         Returns:
             how many there were.
@@ -129,9 +131,7 @@ class LoadedModel:
             try:
                 signature = self.signature(request.model_spec.signature_name)
                 inputs = {k: tf.make_ndarray(v) for k, v in request.inputs.items()}
-                whole, _ = signature.complete(
-                    inputs, max_rows=max_rows, max_bytes=max_bytes
-                )
+                whole, _ = signature.complete(inputs)
                 self.run(signature, whole)
             except (RequestError, tf.errors.OpError, ValueError, TypeError) as error:
                 raise RuntimeError(

@@ -197,10 +197,7 @@ class Versions:
     def _loaded(self, version: int, path: Path) -> LoadedModel:
         model = LoadedModel(path, version)
         try:
-            model.warm_up(
-                max_rows=self._options.max_rows_per_request,
-                max_bytes=self._options.max_request_bytes,
-            )
+            model.warm_up()
         except BaseException:
             model.close()
             raise

@@ -56,6 +56,14 @@ def test_a_version_folder_may_be_given_itself(toy, options, stub_of, make_reques
         assert double(server, stub_of, make_request) == (1, 2.0)
 
 
+def test_limits_of_requests_are_none_of_the_warm_up(
+    toy, options, stub_of, make_request
+):
+    limits = options(max_rows_per_request=1, max_request_bytes=100)
+    with Server(toy, limits) as server:  # its records have two rows
+        assert double(server, stub_of, make_request) == (1, 2.0)
+
+
 def test_a_server_without_a_model_does_not_start(tmp_path, options):
     with pytest.raises(FileNotFoundError, match="model must be a folder with version"):
         Server(tmp_path / "absent", options()).__enter__()
