@@ -270,9 +270,12 @@ class GPTClient:
         deadline = self._deadline(timeout)
         if not len(next(iter(mains.values()))):
             return {}
-        signature = self._model.signature(signature_name, deadline, outputs=outputs)
-        full = client_inputs.full_inputs(signature.definition, mains, knobs)
-        return self._model.predict(signature, full, deadline)
+        return self._model.run(
+            signature_name,
+            lambda definition: client_inputs.full_inputs(definition, mains, knobs),
+            deadline,
+            outputs=outputs,
+        )
 
     def _check_ends(self, argument: str, given: Any, rows: list[Any]) -> None:
         reasons = results.bad_ends([row.finish_reason for row in rows])

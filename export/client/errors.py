@@ -7,6 +7,7 @@ from typing import Any
 
 UNAVAILABLE = "UNAVAILABLE"
 DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+NOT_FOUND = "NOT_FOUND"
 LONGEST_MESSAGE = 500  # characters; servers quote whole requests
 
 # What each reason means of a row.

@@ -14,7 +14,7 @@ from tensorflow_serving.apis import (
 )
 
 from keras_gpt.export.client.errors import DEADLINE_EXCEEDED, ServingError
-from keras_gpt.export.client.transport import Arrays, ModelMetadata, Signature
+from keras_gpt.export.client.transport import Arrays, Signature, Signatures
 
 _OPTIONS = [
     # The state of a stream holds a cache.
@@ -49,32 +49,26 @@ class GrpcTransport:
             self._channel = grpc.secure_channel(target, credentials, options=_OPTIONS)
         self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
 
-    def metadata(self, *, version: int | None, timeout: float) -> ModelMetadata:
-        """Returns what the server tells about the model."""
+    def signatures(self, *, version: int | None, timeout: float) -> Signatures:
+        """Returns the signatures of the model by name."""
         request = get_model_metadata_pb2.GetModelMetadataRequest(
             model_spec=self._spec(version), metadata_field=["signature_def"]
         )
         reply = self._call(self._stub.GetModelMetadata, request, timeout)
         definitions = get_model_metadata_pb2.SignatureDefMap()
         reply.metadata["signature_def"].Unpack(definitions)
-        return ModelMetadata(
-            reply.model_spec.version.value or None,
-            {
-                name: Signature(name, definition)
-                for name, definition in definitions.signature_def.items()
-            },
-        )
+        version = reply.model_spec.version.value or version
+        return {
+            name: Signature(name, definition, version)
+            for name, definition in definitions.signature_def.items()
+        }
 
     def predict(
-        self,
-        signature: Signature,
-        inputs: Arrays,
-        *,
-        version: int | None,
-        timeout: float,
+        self, signature: Signature, inputs: Arrays, *, timeout: float
     ) -> Arrays:
         """Runs a signature."""
-        request = predict_pb2.PredictRequest(model_spec=self._spec(version))
+        spec = self._spec(signature.version)
+        request = predict_pb2.PredictRequest(model_spec=spec)
         request.model_spec.signature_name = signature.name
         for name, value in inputs.items():
             dtype = signature.definition.inputs[name].dtype

@@ -13,8 +13,8 @@ from tensorflow_serving.apis import get_model_metadata_pb2
 
 from keras_gpt.export.client.transport import (
     Arrays,
-    ModelMetadata,
     Signature,
+    Signatures,
     is_text,
     numpy_dtype,
 )
@@ -39,20 +39,23 @@ def outputs_of(signature: Signature, reply: Any) -> Arrays:
     return {name: _from_json(value, infos[name]) for name, value in outputs.items()}
 
 
-def metadata_of(reply: Any) -> ModelMetadata:
-    """Returns what the reply to a request of metadata tells."""
+def signatures_of(reply: Any, version: int | None) -> Signatures:
+    """Returns the signatures in the reply to a request of metadata.
+
+    Args:
+        reply: as parsed.
+        version: int or None. That was asked for.
+    """
     definitions = json_format.ParseDict(
         reply["metadata"]["signature_def"],
         get_model_metadata_pb2.SignatureDefMap(),
         ignore_unknown_fields=True,
     )
-    return ModelMetadata(
-        int(reply.get("model_spec", {}).get("version") or 0) or None,
-        {
-            name: Signature(name, definition)
-            for name, definition in definitions.signature_def.items()
-        },
-    )
+    version = int(reply.get("model_spec", {}).get("version") or 0) or version
+    return {
+        name: Signature(name, definition, version)
+        for name, definition in definitions.signature_def.items()
+    }
 
 
 def _is_named(outputs: Any) -> bool:

@@ -12,17 +12,18 @@ from urllib.parse import quote, urlsplit
 from keras_gpt.export.client import rest_json
 from keras_gpt.export.client.errors import (
     DEADLINE_EXCEEDED,
+    NOT_FOUND,
     UNAVAILABLE,
     ServingError,
 )
-from keras_gpt.export.client.transport import Arrays, ModelMetadata, Signature
+from keras_gpt.export.client.transport import Arrays, Signature, Signatures
 
 # What TF Serving's gRPC statuses are over HTTP, and what proxies add.
 _CODES = {
     400: "INVALID_ARGUMENT",
     401: "UNAUTHENTICATED",
     403: "PERMISSION_DENIED",
-    404: "NOT_FOUND",
+    404: NOT_FOUND,
     408: DEADLINE_EXCEEDED,
     409: "ABORTED",
     413: "RESOURCE_EXHAUSTED",
@@ -58,18 +59,18 @@ class RestTransport:
         self._path = f"{parts.path.rstrip('/')}/v1/models/{quote(model_name, safe='')}"
         self._where = where
 
-    def metadata(self, *, version: int | None, timeout: float) -> ModelMetadata:
-        """Returns what the server tells about the model."""
-        path = f"{self._versioned(version)}/metadata"
-        return self._call("GET", path, None, timeout, rest_json.metadata_of)
+    def signatures(self, *, version: int | None, timeout: float) -> Signatures:
+        """Returns the signatures of the model by name."""
+        return self._call(
+            "GET",
+            f"{self._versioned(version)}/metadata",
+            None,
+            timeout,
+            lambda reply: rest_json.signatures_of(reply, version),
+        )
 
     def predict(
-        self,
-        signature: Signature,
-        inputs: Arrays,
-        *,
-        version: int | None,
-        timeout: float,
+        self, signature: Signature, inputs: Arrays, *, timeout: float
     ) -> Arrays:
         """Runs a signature."""
         end = time.monotonic() + timeout
@@ -79,7 +80,7 @@ class RestTransport:
             raise TimeoutError
         return self._call(
             "POST",
-            f"{self._versioned(version)}:predict",
+            f"{self._versioned(signature.version)}:predict",
             body,
             left,
             lambda reply: rest_json.outputs_of(signature, reply),

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
+
 from keras_gpt.export.client.deadlines import Deadline, with_retries
-from keras_gpt.export.client.errors import ServingError
+from keras_gpt.export.client.errors import NOT_FOUND, ServingError
 from keras_gpt.export.client.grpc_transport import GrpcTransport
 from keras_gpt.export.client.rest_transport import RestTransport
 from keras_gpt.export.client.transport import (
     Arrays,
-    ModelMetadata,
     Signature,
+    Signatures,
     Transport,
 )
 
@@ -41,7 +44,7 @@ class ServedModel:
         self.where = f"model {model_name!r} at {target}"
         self._version = version
         self._retries = retries
-        self._metadata: ModelMetadata | None = None
+        self._signatures: Signatures | None = None
         self._transport: Transport
         if _is_url(target):
             self._transport = RestTransport(
@@ -59,59 +62,80 @@ class ServedModel:
         """Ends all connections."""
         self._transport.close()
 
-    def signature(
-        self, name: str, deadline: Deadline, *, outputs: tuple[str, ...] = ()
-    ) -> Signature:
-        """Returns a signature, asking the server only the first time.
+    def run(
+        self,
+        name: str,
+        inputs_of: Callable[[SignatureDef], Arrays],
+        deadline: Deadline,
+        *,
+        outputs: tuple[str, ...] = (),
+    ) -> Arrays:
+        """Runs a signature, on the version that its inputs are made for.
 
         Args:
             name: string.
+            inputs_of: function from its definition to its inputs, arrays (B, ...) by
+                name.
             deadline: `Deadline`.
             outputs: strings. Outputs that it must have.
 
         Raises:
             ValueError: if the model has none of that name, or it lacks an output.
         """
-        signatures = self.metadata(deadline).signatures
-        if name not in signatures:
-            known = ", ".join(sorted(signatures))
-            raise ValueError(
-                f"the signature must be one that {self.where} has ({known}), "
-                f"got {name!r}."
-            )
-        missing = sorted(set(outputs) - set(signatures[name].definition.outputs))
-        if missing:
-            raise ValueError(
-                f"the signature must be one with output {', '.join(missing)} in "
-                f"{self.where}, got {name!r}."
-            )
-        return signatures[name]
+        (signature,) = self.signatures(name, deadline=deadline, outputs=outputs)
+        try:
+            return self.predict(signature, inputs_of(signature.definition), deadline)
+        except ServingError as error:
+            if error.code != NOT_FOUND or self._version is not None:
+                raise
+        # A new version has taken over.
+        (signature,) = self.signatures(name, deadline=deadline, outputs=outputs)
+        return self.predict(signature, inputs_of(signature.definition), deadline)
 
-    def metadata(self, deadline: Deadline, *, anew: bool = False) -> ModelMetadata:
-        """Returns what the server tells about the model.
+    def signatures(
+        self,
+        *names: str,
+        deadline: Deadline,
+        outputs: tuple[str, ...] = (),
+        anew: bool = False,
+    ) -> list[Signature]:
+        """Returns signatures of one version, asking the server only the first time.
 
         Args:
+            *names: strings.
             deadline: `Deadline`.
+            outputs: strings. Outputs that they must have.
             anew: bool. Whether to ask also if it told before.
+
+        Raises:
+            ValueError: if the model has none of a name, or it lacks an output.
         """
-        if self._metadata is None or anew:
-            self._metadata = with_retries(
-                lambda left: self._transport.metadata(
+        known = self._signatures
+        if known is None or anew:
+            known = self._signatures = with_retries(
+                lambda left: self._transport.signatures(
                     version=self._version, timeout=left
                 ),
                 deadline=deadline,
                 retries=self._retries,
                 where=self.where,
             )
-        return self._metadata
+        for name in names:
+            if name not in known:
+                raise ValueError(
+                    f"the signature must be one that {self.where} has "
+                    f"({', '.join(sorted(known))}), got {name!r}."
+                )
+            missing = sorted(set(outputs) - set(known[name].definition.outputs))
+            if missing:
+                raise ValueError(
+                    f"the signature must be one with output {', '.join(missing)} in "
+                    f"{self.where}, got {name!r}."
+                )
+        return [known[name] for name in names]
 
     def predict(
-        self,
-        signature: Signature,
-        inputs: Arrays,
-        deadline: Deadline,
-        *,
-        version: int | None = None,
+        self, signature: Signature, inputs: Arrays, deadline: Deadline
     ) -> Arrays:
         """Runs a signature.
 
@@ -119,23 +143,17 @@ class ServedModel:
             signature: `Signature`.
             inputs: arrays (B, ...) by name.
             deadline: `Deadline`.
-            version: int or None. In place of the newest, where no version is set.
         """
         try:
             return with_retries(
-                lambda left: self._transport.predict(
-                    signature,
-                    inputs,
-                    version=self._version if version is None else version,
-                    timeout=left,
-                ),
+                lambda left: self._transport.predict(signature, inputs, timeout=left),
                 deadline=deadline,
                 retries=self._retries,
                 where=self.where,
             )
         except ServingError:
             # A new version may have other inputs: the next call asks.
-            self._metadata = None
+            self._signatures = None
             raise
 
 

@@ -48,17 +48,15 @@ def stream_text(
     deadline = Deadline(seconds)
     # A state belongs to the version that made it: one that comes in the middle of the
     # stream must not take it over.
-    version = model.metadata(deadline, anew=True).version
-    prefill = model.signature("prefill", deadline)
-    decode = model.signature("decode", deadline)
+    prefill, decode = model.signatures(
+        "prefill", "decode", deadline=deadline, anew=True
+    )
     inputs = full_inputs(prefill.definition, {"text": prompt}, knobs)
-    outputs = model.predict(prefill, inputs, deadline, version=version)
+    outputs = model.predict(prefill, inputs, deadline)
     count = {"max_tokens": np.array([tokens_per_call], np.int32)}
     while True:
         state = {k: value for k, value in outputs.items() if k.startswith(STATE)}
-        outputs = model.predict(
-            decode, {**state, **count}, Deadline(seconds), version=version
-        )
+        outputs = model.predict(decode, {**state, **count}, Deadline(seconds))
         if piece := outputs["new_text"][0].decode():
             yield piece
         if reason := outputs["finish_reason"][0].decode():

@@ -18,41 +18,30 @@ class Signature(NamedTuple):
     Attributes:
         name: string.
         definition: `SignatureDef`, with defaults where the server tells them.
+        version: int or None. Of the model that has it; None is the newest, where the
+            server does not tell.
     """
 
     name: str
     definition: SignatureDef
-
-
-class ModelMetadata(NamedTuple):
-    """What a server tells about a model.
-
-    Attributes:
-        version: int or None, where it does not tell.
-        signatures: `Signature` by name.
-    """
-
     version: int | None
-    signatures: dict[str, Signature]
+
+
+Signatures = dict[str, Signature]
 
 
 class Transport(Protocol):
     """A way to a server.
 
-    All calls take `timeout`, in seconds, and `version`, None for the newest. They raise
-    `ServingError`, or `TimeoutError` without a message.
+    All calls take `timeout`, in seconds. They raise `ServingError`, or `TimeoutError`
+    without a message.
     """
 
-    def metadata(self, *, version: int | None, timeout: float) -> ModelMetadata:
-        """Returns what the server tells about the model."""
+    def signatures(self, *, version: int | None, timeout: float) -> Signatures:
+        """Returns the signatures of the model by name; version None is the newest."""
 
     def predict(
-        self,
-        signature: Signature,
-        inputs: Arrays,
-        *,
-        version: int | None,
-        timeout: float,
+        self, signature: Signature, inputs: Arrays, *, timeout: float
     ) -> Arrays:
         """Runs a signature. Strings are arrays of bytes objects."""
 

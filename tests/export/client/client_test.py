@@ -259,7 +259,8 @@ def test_a_version_can_be_asked_for(target, backend):
     assert [request.version for request in backend.requests] == [7, 7]
     with GPTClient(target) as client:
         client.generate("a")
-    assert [request.version for request in backend.requests[2:]] == [None, None]
+    # Its inputs are those of the version that told of them.
+    assert [request.version for request in backend.requests[2:]] == [None, 7]
 
 
 def test_servers_that_tell_no_defaults_fill_them_in(

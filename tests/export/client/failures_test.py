@@ -57,7 +57,7 @@ def test_retries_have_an_end(warm_client, backend, refusal):
     assert line.endswith(": UNAVAILABLE: busy indeed")
 
 
-@pytest.mark.parametrize("code", ["INVALID_ARGUMENT", "NOT_FOUND", "INTERNAL"])
+@pytest.mark.parametrize("code", ["INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "INTERNAL"])
 def test_other_errors_are_final(warm_client, backend, refusal, code):
     backend.faults.append(refusal(code, "no"))
     with pytest.raises(ServingError, match=f"{code}: no") as raised:
@@ -230,6 +230,45 @@ def test_a_new_version_s_inputs_are_asked_for(warm_client, backend, refusal):
     with pytest.raises(ServingError):
         warm_client.generate("a")
     warm_client.generate("a")
+    kinds = [request.kind for request in backend.requests]
+    assert kinds == ["generate", "metadata", "generate"]
+
+
+@pytest.fixture
+def new_version(backend, monkeypatch):
+    """Lets version 8 take over, whose temperature is another by default."""
+
+    def take_over():
+        backend.version = 8
+        definition = type(backend.definitions["generate"])()
+        definition.CopyFrom(backend.definitions["generate"])
+        definition.defaults["temperature"].float_val[:] = [0.25]
+        monkeypatch.setitem(backend.definitions, "generate", definition)
+
+    return take_over
+
+
+def test_a_new_version_s_defaults_are_its_own(warm_client, backend, new_version):
+    new_version()
+    warm_client.generate("a")
+    told = [(request.kind, request.version) for request in backend.requests]
+    assert told == [("generate", 7), ("metadata", None), ("generate", 8)]
+    assert backend.requests[2].inputs["temperature"].tolist() == [0.25]
+
+
+def test_a_version_that_was_asked_for_is_not_replaced(target, backend, new_version):
+    with GPTClient(target, version=7) as client:
+        client.generate("a")
+        new_version()
+        with pytest.raises(ServingError, match="NOT_FOUND"):
+            client.generate("a")
+    assert len(backend.requests) == 3
+
+
+def test_what_stays_away_is_asked_for_twice(warm_client, backend, refusal):
+    backend.faults += [refusal("NOT_FOUND", "no"), lambda: None] * 3
+    with pytest.raises(ServingError, match="NOT_FOUND: no"):
+        warm_client.generate("a")
     kinds = [request.kind for request in backend.requests]
     assert kinds == ["generate", "metadata", "generate"]
 
