@@ -87,8 +87,9 @@ def _some_state(prefill: Signature, decode: Signature) -> Outputs:
         if name.startswith(STATE) and None not in one.shape
     }
     for name, one in prefill.inputs.items():
-        if one.default is not None and STATE + name in decode.inputs:
-            state[STATE + name] = one.default_tensor
+        for key in (f"{STATE}{name}", f"{STATE}{name}_bytes"):
+            if one.default is not None and key in decode.inputs:
+                state[key] = one.default_tensor
     for name in ("length", "prompt_length", "limit"):
         state[STATE + name] = tf.constant([1])
     state[f"{STATE}text_length"] = tf.constant([-1])

@@ -75,10 +75,14 @@ class Streaming:
         self._generator = generation.generator
         self._decoder = generation.generator.decoder
         self._knobs = generation.knobs
-        # The limit stands for the first, and the prompt is cut once and for all.
-        self._carried = [
-            name for name in knobs if name not in ("max_new_tokens", "truncate_prompt")
-        ]
+        # By their names in the state. The limit stands for the first of those left out,
+        # and the prompt is cut once and for all. Strings may be no UTF-8: with such a
+        # name, TF Serving's REST API gives them as base64.
+        self._carried = {
+            f"{name}_bytes" if knob.dtype == tf.string else name: name
+            for name, knob in knobs.items()
+            if name not in ("max_new_tokens", "truncate_prompt")
+        }
         self.inputs = self._decode_inputs(knobs)
 
     def _decode_inputs(self, knobs: dict[str, Input]) -> dict[str, Input]:
@@ -102,7 +106,10 @@ class Streaming:
             num_bytes_given=number,
             cache=cache,
         )
-        carried = {name: knobs[name]._replace(default=None) for name in self._carried}
+        carried = {
+            key: knobs[name]._replace(default=None)
+            for key, name in self._carried.items()
+        }
         state = {f"{STATE}{k}": v for k, v in {**parts._asdict(), **carried}.items()}
         return {**state, "max_tokens": Input(tf.int32, (), MAX_TOKENS)}
 
@@ -127,7 +134,9 @@ class Streaming:
             num_tokens_given=none,
             num_bytes_given=none,
         )
-        carried = {name: spread(knobs[name], rows) for name in self._carried}
+        carried = {
+            key: spread(knobs[name], rows) for key, name in self._carried.items()
+        }
         return {f"{STATE}{k}": v for k, v in {**stream._asdict(), **carried}.items()}
 
     def _stream_state(
@@ -159,7 +168,7 @@ class Streaming:
         given = {name.removeprefix(STATE): value for name, value in state.items()}
         stream = StreamState(*(given[name] for name in StreamState._fields))
         rows = tf.shape(stream.length)[0]
-        knobs = {name: given[name] for name in self._carried}
+        knobs = {name: given[key] for key, name in self._carried.items()}
         knobs["max_new_tokens"] = stream.limit
         knobs["truncate_prompt"] = tf.constant([False])
         served = self._knobs.read(knobs, rows)
@@ -172,7 +181,7 @@ class Streaming:
         after = self._advance(stream, served, most + ahead)
         outputs, stream = self._give(stream, after, served, most)
         state = {f"{STATE}{k}": v for k, v in stream._asdict().items()}
-        carried = {f"{STATE}{name}": given[name] for name in self._carried}
+        carried = {f"{STATE}{key}": given[key] for key in self._carried}
         return {**outputs, **state, **carried}
 
     def _checked(self, stream: StreamState, are_valid: tf.Tensor) -> StreamState:

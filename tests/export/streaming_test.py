@@ -143,6 +143,15 @@ def test_decoding_leaves_the_state_as_it_was(call):
         np.testing.assert_array_equal(tensors[key].numpy(), before, err_msg=key)
 
 
+def test_strings_of_the_state_are_named_as_bytes(call):
+    lists = {"stop_strings": [[b"\xe4\xb8"]], "bad_words": [[b"th"]]}
+    state = state_of(call("prefill", text=["The king"], **lists))
+    strings = {key for key, value in state.items() if value.dtype == object}
+    names = ("text_bytes", "stop_strings_bytes", "bad_words_bytes")
+    assert strings == {f"state_{name}" for name in names}
+    assert state["state_stop_strings_bytes"].tolist() == [[b"\xe4\xb8"]]
+
+
 def test_bad_rows_end_at_once_with_their_reason(call):
     text = [b"The king", b"word " * 300, b"\xff", b"The king"]
     state = call("prefill", text=text, temperature=[0.0, 0.0, 0.0, -1.0])

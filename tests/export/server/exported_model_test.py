@@ -1,5 +1,6 @@
 """An exported model behind the server, asked by the client and by hand."""
 
+import base64
 import http.client
 import json
 from pathlib import Path
@@ -46,6 +47,16 @@ def test_streams_join_to_one_generate(client, causal_lm):
     pieces = list(client.stream("The king", tokens_per_call=3, **KNOBS))
     assert "".join(pieces) == expected
     assert len(pieces) > 3
+
+
+def test_strings_of_a_state_are_kept_byte_by_byte(gpt, ask):
+    stop = {"b64": base64.b64encode(b"\xe4\xb8").decode()}
+    row = {"text": "The king", "stop_strings": [stop], "bad_words": ["th"]}
+    body = {"signature_name": "prefill", "instances": [row]}
+    _, _, text = ask(gpt, "/v1/models/gpt:predict", body)
+    (state,) = json.loads(text)["predictions"]
+    assert state["state_stop_strings_bytes"] == [stop]
+    assert base64.b64decode(state["state_bad_words_bytes"][0]["b64"]) == b"th"
 
 
 def test_bad_rows_are_told(client):
