@@ -6,6 +6,7 @@ import logging
 
 import tensorflow as tf
 from grpc import StatusCode as Code
+from starlette.requests import ClientDisconnect
 
 # gRPC's codes by number, which are TensorFlow's too.
 CODES = {code.value[0]: code for code in Code}
@@ -68,6 +69,8 @@ def from_exception(error: Exception) -> RequestError:
     """Returns what a failure of the model, or of this server, is to the client."""
     if isinstance(error, RequestError):
         return error
+    if isinstance(error, ClientDisconnect):
+        return RequestError(Code.CANCELLED, "the client went away.")
     if isinstance(error, tf.errors.OpError):
         code = CODES.get(error.error_code, Code.INTERNAL)
         return RequestError(code, one_line(error.message))

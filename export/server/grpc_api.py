@@ -46,17 +46,18 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         remaining = context.time_remaining()
         now = asyncio.get_running_loop().time()
         try:
-            found = await self._service.predict(
-                "grpc",
-                model_name=spec.name,
-                version=version_of(spec),
-                signature_name=spec.signature_name,
-                inputs_of=lambda signature: _arrays(
-                    request.inputs, signature, self._service.options
-                ),
-                output_filter=list(request.output_filter),
-                deadline=None if remaining is None else now + remaining,
-            )
+            with self._service.metrics.request("grpc") as call:
+                found = await self._service.predict(
+                    call,
+                    model_name=spec.name,
+                    version=version_of(spec),
+                    signature_name=spec.signature_name,
+                    inputs_of=lambda signature: _arrays(
+                        request.inputs, signature, self._service.options
+                    ),
+                    output_filter=list(request.output_filter),
+                    deadline=None if remaining is None else now + remaining,
+                )
         except RequestError as error:
             await context.abort(error.code, error.message)
         response = predict_pb2.PredictResponse()

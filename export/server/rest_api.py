@@ -23,7 +23,7 @@ from keras_gpt.export.server.errors import (
     from_exception,
     too_large,
 )
-from keras_gpt.export.server.metrics import CONTENT_TYPE
+from keras_gpt.export.server.metrics import CONTENT_TYPE, Call
 from keras_gpt.export.server.service import Service
 from keras_gpt.export.server.streaming import open_stream
 
@@ -31,7 +31,6 @@ _PATH = re.compile(
     r"(?P<name>[^/:]+)(/versions/(?P<version>\d{1,18}))?"
     r"(:(?P<verb>predict|stream)|(?P<metadata>/metadata))?"
 )
-GONE = 499  # nginx's number for a client that went away
 Handler = Callable[[Request, "re.Match[str]"], Awaitable[Response]]
 
 
@@ -69,8 +68,6 @@ class RestApi:
             if path is None:
                 raise RequestError(Code.NOT_FOUND, _paths())
             return await handler(request, path)
-        except ClientDisconnect:
-            return Response(status_code=GONE)
         except Exception as error:
             return _failure(from_exception(error))
 
@@ -111,16 +108,20 @@ class RestApi:
         """Runs a signature, or opens a stream."""
         if not path["verb"]:
             raise RequestError(Code.NOT_FOUND, _paths())
-        body = rest_json.parsed(await self._body(request))
         if path["verb"] == "stream":
+            body = rest_json.parsed(await self._body(request))
             return await self._stream(body, path)
-        work = asyncio.ensure_future(self._predict(body, path))
-        return await _while_connected(request, work)
+        with self._service.metrics.request("rest") as call:
+            body = rest_json.parsed(await self._body(request))
+            work = asyncio.ensure_future(self._predict(call, body, path))
+            return await _while_connected(request, work)
 
-    async def _predict(self, body: dict[str, Any], path: re.Match[str]) -> Response:
+    async def _predict(
+        self, call: Call, body: dict[str, Any], path: re.Match[str]
+    ) -> Response:
         by_row = rest_json.is_row_format(body)
         found = await self._service.predict(
-            "rest",
+            call,
             model_name=path["name"],
             version=int(path["version"]) if path["version"] else None,
             signature_name=rest_json.string_field(body, "signature_name"),

@@ -1,4 +1,4 @@
-"""What both APIs do with a request: find the model, run it, count it."""
+"""What both APIs do with a request: find the model, and run it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from keras_gpt.export.server.batcher import Batcher
-from keras_gpt.export.server.metrics import Metrics
+from keras_gpt.export.server.metrics import Call, Metrics
 from keras_gpt.export.server.options import ServerOptions
 from keras_gpt.export.server.signature import Arrays, Signature
 from keras_gpt.export.server.versions import Versions
@@ -47,7 +47,7 @@ class Service:
 
     async def predict(
         self,
-        api: str,
+        call: Call,
         *,
         model_name: str,
         version: int | None,
@@ -59,7 +59,7 @@ class Service:
         """Runs a signature.
 
         Args:
-            api: string, for the metrics.
+            call: as it is counted; its signature is set here.
             model_name: string.
             version: int; None is the one that is served.
             signature_name: string; "" is `serving_default`.
@@ -70,10 +70,7 @@ class Service:
         Raises:
             RequestError: whatever fails.
         """
-        with (
-            self.metrics.request(api) as call,
-            self.versions.acquire(model_name, version) as model,
-        ):
+        with self.versions.acquire(model_name, version) as model:
             signature = model.signature(signature_name)
             call.signature = signature.name
             signature.check_outputs(output_filter)

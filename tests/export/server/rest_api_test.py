@@ -2,6 +2,9 @@
 
 import base64
 import json
+import socket
+import time
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -129,6 +132,36 @@ def test_status_and_metadata(server, ask):
     assert told["model_spec"] == {"name": "gpt", "signature_name": "", "version": "1"}
     signatures = told["metadata"]["signature_def"]["signature_def"]
     assert signatures["double"]["inputs"]["x"]["dtype"] == "DT_FLOAT"
+
+
+def counted(server, ask, code):
+    """How many requests ended so before their signature was known."""
+    kind = f'api="rest",signature="",status="{code}"'
+    lines = ask(server, "/metrics")[2].splitlines()
+    found = [x for x in lines if x.startswith(f"keras_gpt_requests_total{{{kind}}}")]
+    return float(found[0].split()[-1]) if found else 0.0
+
+
+def test_bodies_that_are_none_are_counted(server, ask):
+    before = counted(server, ask, "INVALID_ARGUMENT")
+    for body in (b"{", b"[]", {"inputs": [""], "instances": [""]}):
+        ask(server, PREDICT, body)
+    assert counted(server, ask, "INVALID_ARGUMENT") == before + 3
+    before = counted(server, ask, "RESOURCE_EXHAUSTED")
+    ask(server, PREDICT, b"{}", headers={"Content-Length": str(2**40)})
+    assert counted(server, ask, "RESOURCE_EXHAUSTED") == before + 1
+
+
+def test_a_client_that_leaves_within_its_body_is_counted(server, ask):
+    before = counted(server, ask, "CANCELLED")
+    address = urlsplit(server.rest_url)
+    with socket.create_connection((address.hostname, address.port)) as connection:
+        head = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"
+        connection.sendall(head.encode() + b"{")
+    until = time.monotonic() + 60
+    while counted(server, ask, "CANCELLED") == before:
+        assert time.monotonic() < until
+    assert counted(server, ask, "CANCELLED") == before + 1
 
 
 def test_metrics_count_requests_and_rows(server, ask):
