@@ -7,7 +7,7 @@ import contextlib
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from google.protobuf import json_format
 from starlette.applications import Starlette
@@ -31,6 +31,7 @@ _PATH = re.compile(
     r"(?P<name>[^/:]+)(/versions/(?P<version>\d{1,18}))?"
     r"(:(?P<verb>predict|stream)|(?P<metadata>/metadata))?"
 )
+T = TypeVar("T")
 Handler = Callable[[Request, "re.Match[str]"], Awaitable[Response]]
 
 
@@ -109,8 +110,7 @@ class RestApi:
         if not path["verb"]:
             raise RequestError(Code.NOT_FOUND, _paths())
         if path["verb"] == "stream":
-            body = rest_json.parsed(await self._body(request))
-            return await self._stream(body, path)
+            return await self._stream(request, path)
         with self._service.metrics.request("rest") as call:
             body = rest_json.parsed(await self._body(request))
             work = asyncio.ensure_future(self._predict(call, body, path))
@@ -129,20 +129,21 @@ class RestApi:
         )
         return _json(rest_json.reply(found.outputs, found.signature, by_row=by_row))
 
-    async def _stream(self, body: dict[str, Any], path: re.Match[str]) -> Response:
-        stack = contextlib.AsyncExitStack()
-        try:
-            events = await open_stream(
+    async def _stream(self, request: Request, path: re.Match[str]) -> Response:
+        async with contextlib.AsyncExitStack() as stack:
+            call = stack.enter_context(self._service.metrics.request("stream"))
+            body = rest_json.parsed(await self._body(request))
+            begin = open_stream(
                 self._service,
                 body,
+                call=call,
                 stack=stack,
                 model_name=path["name"],
                 version=int(path["version"]) if path["version"] else None,
             )
-        except BaseException:
-            await stack.aclose()
-            raise
-        return _Events(_written(events), stack)
+            events = await _while_connected(request, asyncio.ensure_future(begin))
+            call.code = Code.CANCELLED  # unless it comes to its end
+            return _Events(_written(events, call), stack.pop_all())
 
     async def _body(self, request: Request) -> bytes:
         """Reads a body that is not too long.
@@ -173,25 +174,25 @@ class _Events(StreamingResponse):
         self._stack = stack
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        try:
+        async with self._stack:
             await super().__call__(scope, receive, send)
-        finally:
-            await self._stack.aclose()
 
 
-async def _written(events: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
+async def _written(
+    events: AsyncIterator[dict[str, Any]], call: Call
+) -> AsyncIterator[str]:
     """Writes events; one that fails is the last."""
     try:
         async for event in events:
             yield f"data: {json.dumps(event)}\n\n"
+        call.code = Code.OK
     except Exception as error:
-        message = json.dumps({"error": from_exception(error).message})
-        yield f"event: error\ndata: {message}\n\n"
+        failure = from_exception(error)
+        call.code = failure.code
+        yield f"event: error\ndata: {json.dumps({'error': failure.message})}\n\n"
 
 
-async def _while_connected(
-    request: Request, work: asyncio.Future[Response]
-) -> Response:
+async def _while_connected(request: Request, work: asyncio.Future[T]) -> T:
     """Awaits an answer as long as there is a client for it."""
     gone = asyncio.ensure_future(_disconnect(request))
     both: set[asyncio.Future[Any]] = {work, gone}

@@ -11,6 +11,7 @@ import numpy as np
 from keras_gpt.export.server import rest_json
 from keras_gpt.export.server.errors import RequestError, invalid
 from keras_gpt.export.server.loaded_model import LoadedModel
+from keras_gpt.export.server.metrics import Call
 from keras_gpt.export.server.service import Service
 from keras_gpt.export.server.signature import Arrays, Signature
 
@@ -23,6 +24,7 @@ async def open_stream(
     service: Service,
     body: dict[str, Any],
     *,
+    call: Call,
     stack: contextlib.AsyncExitStack,
     model_name: str,
     version: int | None,
@@ -32,6 +34,7 @@ async def open_stream(
     Args:
         service: `Service`.
         body: with `inputs`, those of `prefill` for one text, and `tokens_per_event`.
+        call: as it is counted; its signature is set here.
         stack: keeps the version in memory until it is closed.
         model_name: string.
         version: int; None is the one that is served.
@@ -43,7 +46,6 @@ async def open_stream(
     Raises:
         RequestError: if the request is wrong or the model has no streams.
     """
-    call = stack.enter_context(service.metrics.request("stream"))
     rest_json.check_fields(body, {"inputs", "tokens_per_event"})
     count = body.get("tokens_per_event", TOKENS_PER_EVENT)
     is_count = isinstance(count, int) and not isinstance(count, bool)

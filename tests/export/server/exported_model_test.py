@@ -1,15 +1,20 @@
 """An exported model behind the server, asked by the client and by hand."""
 
 import base64
+import contextlib
 import http.client
 import json
+import threading
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import tensorflow as tf
 
 from keras_gpt.export.client import GPTClient, RowError
 from keras_gpt.export.server import Server
+from keras_gpt.export.server.loaded_model import LoadedModel
 
 KNOBS = {"max_new_tokens": 20, "temperature": 1.0, "seed": 5}
 
@@ -122,6 +127,81 @@ def test_bad_streams_are_refused(gpt, body, message):
     status, error = events(gpt, body)
     assert status == 400
     assert message in error
+
+
+def wait_until(condition):
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def opened(server, body):
+    """A stream whose client leaves at the end of the block."""
+    connection = http.client.HTTPConnection(
+        urlsplit(server.rest_url).netloc, timeout=60
+    )
+    try:
+        connection.request("POST", "/v1/models/gpt:stream", json.dumps(body))
+        yield connection
+    finally:
+        connection.close()
+
+
+def counted(server, ask):
+    """Streams that have ended, by status."""
+    start = 'keras_gpt_requests_total{api="stream",signature="prefill",status="'
+    lines = ask(server, "/metrics")[2].splitlines()
+    ends = [x.removeprefix(start).split('"} ') for x in lines if x.startswith(start)]
+    return {status: float(count) for status, count in ends}
+
+
+def test_streams_are_counted_by_their_end(exported, options, ask, monkeypatch):
+    body = {"inputs": {"text": "The king", **KNOBS}}
+    with Server(Path(exported).parent, options()) as server:
+        events(server, body)
+        wait_until(lambda: counted(server, ask) == {"OK": 1.0})
+        run = LoadedModel.run
+
+        def fail(self, signature, inputs, **kwargs):
+            if signature.name == "decode":
+                raise tf.errors.ResourceExhaustedError(None, None, "out of memory")
+            return run(self, signature, inputs, **kwargs)
+
+        monkeypatch.setattr(LoadedModel, "run", fail)
+        with opened(server, body) as connection:
+            text = connection.getresponse().read().decode()
+        assert text == 'event: error\ndata: {"error": "out of memory"}\n\n'
+        wait_until(lambda: counted(server, ask).get("RESOURCE_EXHAUSTED") == 1.0)
+        is_gone = threading.Event()
+
+        def hang(self, signature, inputs, **kwargs):
+            if signature.name == "decode":
+                is_gone.wait(60)
+            return run(self, signature, inputs, **kwargs)
+
+        monkeypatch.setattr(LoadedModel, "run", hang)
+        with opened(server, body) as connection:
+            assert connection.getresponse().status == 200
+        wait_until(lambda: counted(server, ask).get("CANCELLED") == 1.0)
+        is_gone.set()
+        assert len(counted(server, ask)) == 3
+
+
+def test_a_client_that_leaves_before_the_first_event_leaves_the_queue(
+    exported, options, ask
+):
+    made = options(batch_timeout_ms=60_000.0)
+    with Server(Path(exported).parent, made) as server:
+
+        def queued(count):
+            return f"keras_gpt_queued_rows {count}" in ask(server, "/metrics")[2]
+
+        with opened(server, {"inputs": {"text": "The king"}}):
+            wait_until(lambda: queued(1.0))
+        wait_until(lambda: queued(0.0))
+        wait_until(lambda: counted(server, ask) == {"CANCELLED": 1.0})
 
 
 def test_a_model_without_streams_says_so(server):
