@@ -7,8 +7,9 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import uvicorn
@@ -72,7 +73,7 @@ class Server:
             is_ready: function to call once it serves. Optional.
 
         Returns:
-            whether all that ran has ended.
+            whether all that ran has ended, and nothing is being loaded.
         """
         metrics = Metrics()
         batcher = Batcher(self.options, metrics)
@@ -80,12 +81,12 @@ class Server:
         service = Service(self.options, metrics, versions, batcher)
         try:
             with self._socket() as rest_socket:
-                await versions.start()
-                await self._serve(service, rest_socket, stop, is_ready)
+                if await _ends_before(stop, versions.start()):
+                    await self._serve(service, rest_socket, stop, is_ready)
         finally:
             batcher.close()
             versions.close(is_idle=batcher.is_idle)
-        return batcher.is_idle
+        return batcher.is_idle and not versions.is_loading
 
     async def _serve(
         self,
@@ -200,6 +201,18 @@ class _RestServer(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Captures none."""
         yield
+
+
+async def _ends_before(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Awaits work, which is left if it is time to stop; returns whether it ended."""
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not working.done():
+        working.cancel()
+        return False
+    working.result()
+    return True
 
 
 def _in_url(host: str) -> str:

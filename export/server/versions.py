@@ -7,9 +7,9 @@ import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tensorflow_serving.apis import get_model_status_pb2
 
@@ -65,6 +65,7 @@ class Versions:
         self._unloading: set[asyncio.Task[None]] = set()
         # Loading must neither hold up the loop nor take a thread from requests.
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
+        self._loads: set[Future[Any]] = set()
 
     @property
     def current(self) -> int | None:
@@ -212,9 +213,16 @@ class Versions:
             self._statuses[model.version] = VersionStatus(model.version, State.END)
         _LOG.info("version %d was unloaded", model.version)
 
+    @property
+    def is_loading(self) -> bool:
+        """Whether a thread is busy that nothing can interrupt."""
+        return any(work.running() for work in self._loads)
+
     async def _in_loader(self, function: Callable[[], T]) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._loader, function)
+        work = self._loader.submit(function)
+        self._loads.add(work)
+        work.add_done_callback(self._loads.discard)
+        return await asyncio.wrap_future(work)
 
     def close(self, *, is_idle: bool) -> None:
         """Ends it. Frees the version that is served if nothing runs any more."""

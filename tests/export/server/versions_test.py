@@ -1,7 +1,9 @@
 """Versions: the highest is served, a new one takes over, a broken one does not."""
 
+import asyncio
 import shutil
 import socket
+import threading
 import time
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from keras_gpt.export.server import Server, ServerOptions
+from keras_gpt.export.server.loaded_model import LoadedModel
 
 
 def double(server, stub_of, make_request, version=None):
@@ -80,6 +83,37 @@ def test_a_port_in_use_is_named(toy, options):
             Server(toy, options(rest_api_port=port)).__enter__()
         with pytest.raises(OSError, match=f"port must be free at .*{port}"):
             Server(toy, options(port=port)).__enter__()
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_it_ends_while_a_version_loads(
+    tmp_path, make_toy, options, monkeypatch, is_first
+):
+    make_toy(tmp_path / "1")
+    is_loading, may_end = threading.Event(), threading.Event()
+
+    def warm_up(self):
+        if self.version == (1 if is_first else 2):
+            is_loading.set()
+            may_end.wait(60)
+
+    async def run():
+        stop, is_ready = asyncio.Event(), asyncio.Event()
+        server = Server(tmp_path, options(watch_seconds=0.01))
+        running = asyncio.create_task(server.run(stop=stop, is_ready=is_ready.set))
+        if not is_first:
+            await is_ready.wait()
+            await asyncio.to_thread(make_toy, tmp_path / "2")
+        assert await asyncio.to_thread(is_loading.wait, 60)
+        stop.set()
+        return await asyncio.wait_for(running, 20)
+
+    monkeypatch.setattr(LoadedModel, "warm_up", warm_up)
+    try:
+        # False: the tool ends the process, whatever its threads do.
+        assert asyncio.run(run()) is False
+    finally:
+        may_end.set()
 
 
 @pytest.mark.parametrize(
