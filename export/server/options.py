@@ -66,6 +66,10 @@ class ServerOptions:
             raise ValueError(f"host must be an address, got {self.host!r}.")
         for name in ("port", "rest_api_port"):
             self._check_int(name, 0, MAX_PORT)
+        if self.port == self.rest_api_port != 0:
+            raise ValueError(
+                f"port and rest_api_port must differ, got {self.port} for both."
+            )
         for name in ("max_batch_rows", "num_batch_threads", "max_rows_per_request"):
             self._check_int(name, 1)
         self._check_int("max_request_bytes", 1, MAX_MESSAGE_BYTES)

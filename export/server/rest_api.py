@@ -69,6 +69,8 @@ class RestApi:
             if path is None:
                 raise RequestError(Code.NOT_FOUND, _paths())
             return await handler(request, path)
+        except asyncio.CancelledError:  # The grace is over.
+            return _failure(RequestError(Code.UNAVAILABLE, "the server is stopping."))
         except Exception as error:
             return _failure(from_exception(error))
 

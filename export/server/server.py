@@ -60,8 +60,6 @@ class Server:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._thread: threading.Thread | None = None
-        self._is_ready = threading.Event()
-        self._failure: BaseException | None = None
 
     async def run(
         self, *, stop: asyncio.Event, is_ready: Callable[[], None] = lambda: None
@@ -80,9 +78,12 @@ class Server:
         versions = Versions(self._path, self.options, metrics)
         service = Service(self.options, metrics, versions, batcher)
         try:
-            with self._socket() as rest_socket:
+            with (
+                self._bound("port") as grpc_socket,
+                self._bound("rest_api_port") as rest_socket,
+            ):
                 if await _ends_before(stop, versions.start()):
-                    await self._serve(service, rest_socket, stop, is_ready)
+                    await self._serve(service, grpc_socket, rest_socket, stop, is_ready)
         finally:
             batcher.close()
             versions.close(is_idle=batcher.is_idle)
@@ -91,11 +92,14 @@ class Server:
     async def _serve(
         self,
         service: Service,
+        grpc_socket: socket.socket,
         rest_socket: socket.socket,
         stop: asyncio.Event,
         is_ready: Callable[[], None],
     ) -> None:
-        grpc_server = self._grpc_server(service)
+        port = grpc_socket.getsockname()[1]
+        grpc_socket.close()  # gRPC binds its own
+        grpc_server = self._grpc_server(service, port)
         await grpc_server.start()
         rest_server = _RestServer(
             uvicorn.Config(
@@ -103,7 +107,8 @@ class Server:
                 log_level="error",
                 access_log=False,
                 lifespan="off",
-                timeout_graceful_shutdown=max(int(self.options.grace_seconds), 1),
+                # Seconds for asyncio.wait_for, which takes fractions.
+                timeout_graceful_shutdown=self.options.grace_seconds,  # type: ignore[arg-type]
             )
         )
         host, port = rest_socket.getsockname()[:2]
@@ -113,6 +118,8 @@ class Server:
         try:
             while not rest_server.started and not serving.done():
                 await asyncio.sleep(0.005)
+            if serving.done():
+                serving.result()  # raises why
             is_ready()
             await stop.wait()
         finally:
@@ -125,25 +132,28 @@ class Server:
                 return_exceptions=True,
             )
 
-    def _socket(self) -> socket.socket:
-        """Binds the port of HTTP."""
-        options = self.options
-        family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    def _bound(self, name: str) -> socket.socket:
+        """Takes a port; clients are turned away until something listens there."""
+        host, port = self.options.host, getattr(self.options, name)
+        bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         try:
-            return socket.create_server(
-                (options.host, options.rest_api_port), family=family
-            )
+            # As servers do: an old connection must not keep a new server away.
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind((host, port))
         except OSError as error:
+            bound.close()
             raise OSError(
-                f"rest_api_port must be free at {options.host}, "
-                f"got {options.rest_api_port}: {error.strerror}"
+                f"{name} must be free at {host}, got {port}: {error.strerror}"
             ) from error
+        return bound
 
-    def _grpc_server(self, service: Service) -> grpc.aio.Server:
-        options = self.options
+    def _grpc_server(self, service: Service, port: int) -> grpc.aio.Server:
         server = grpc.aio.server(
             options=[
-                ("grpc.max_receive_message_length", options.max_request_bytes),
+                (
+                    "grpc.max_receive_message_length",
+                    self.options.max_request_bytes,
+                ),
                 ("grpc.max_send_message_length", UNLIMITED),
                 ("grpc.so_reuseport", 0),
             ]
@@ -154,18 +164,14 @@ class Server:
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(
             ModelService(service), server
         )
-        host = _in_url(options.host)
-        try:
-            port = server.add_insecure_port(f"{host}:{options.port}")
-        except RuntimeError as error:
-            raise OSError(
-                f"port must be free at {options.host}, got {options.port}."
-            ) from error
-        self.grpc_address = f"{host}:{port}"
+        self.grpc_address = f"{_in_url(self.options.host)}:{port}"
+        server.add_insecure_port(self.grpc_address)
         return server
 
     def __enter__(self) -> Server:
         """Starts it in a thread of its own, and waits until it serves."""
+        self._is_ready = threading.Event()
+        self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run_in_thread, daemon=True)
         self._thread.start()
         self._is_ready.wait()

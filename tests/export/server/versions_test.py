@@ -1,14 +1,17 @@
 """Versions: the highest is served, a new one takes over, a broken one does not."""
 
 import asyncio
+import errno
 import shutil
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import tensorflow as tf
+import uvicorn
 
 from keras_gpt.export.server import Server, ServerOptions
 from keras_gpt.export.server.loaded_model import LoadedModel
@@ -85,6 +88,70 @@ def test_a_port_in_use_is_named(toy, options):
             Server(toy, options(port=port)).__enter__()
 
 
+def test_ports_are_taken_before_the_load_and_open_after_it(toy, options, monkeypatch):
+    seen = []
+
+    def warm_up(self):
+        for port in (server.options.port, server.options.rest_api_port):
+            with socket.socket() as client:
+                seen.append(client.connect_ex(("127.0.0.1", port)))
+
+    monkeypatch.setattr(LoadedModel, "warm_up", warm_up)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for name in ("port", "rest_api_port"):
+            with pytest.raises(OSError, match=f"^{name} must be free .*{port}"):
+                Server(toy, options(**{name: port})).__enter__()
+    assert seen == []  # no time was lost on loading
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            ports = [free.getsockname()[1] for free in (one, other)]
+    server = Server(toy, options(port=ports[0], rest_api_port=ports[1]))
+    with server:
+        assert seen == [errno.ECONNREFUSED] * 2
+        assert server.grpc_address == f"127.0.0.1:{ports[0]}"
+        with socket.create_connection(("127.0.0.1", ports[0])):
+            pass
+        with socket.create_connection(("127.0.0.1", ports[1])):
+            pass
+
+
+def test_a_server_can_be_used_again(toy, options, stub_of, make_request):
+    server = Server(toy, options())
+    for _ in range(2):
+        with server:
+            assert double(server, stub_of, make_request) == (1, 2.0)
+    blocked = Server(toy / "absent", options())
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError):
+            blocked.__enter__()
+
+
+@pytest.mark.parametrize("grace", [0, 0.25])
+def test_what_waits_when_the_grace_is_over_is_told(
+    toy, options, ask, monkeypatch, capfd, grace
+):
+    graces = []
+
+    class Config(uvicorn.Config):
+        def __init__(self, *args, **kwargs):
+            graces.append(kwargs["timeout_graceful_shutdown"])
+            super().__init__(*args, **kwargs)
+
+    monkeypatch.setattr(uvicorn, "Config", Config)
+    made = options(batch_timeout_ms=60_000.0, grace_seconds=grace)
+    with ThreadPoolExecutor() as pool:
+        with Server(toy, made) as server:
+            body = {"instances": ["x"]}
+            waiting = pool.submit(ask, server, "/v1/models/gpt:predict", body)
+            wait_until(lambda: "queued_rows 1.0" in ask(server, "/metrics")[2])
+        status, _, text = waiting.result(60)
+    assert status == 503
+    assert "the server is stopping" in text
+    assert graces == [grace]
+    assert "Traceback" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("is_first", [True, False])
 def test_it_ends_while_a_version_loads(
     tmp_path, make_toy, options, monkeypatch, is_first
@@ -125,6 +192,7 @@ def test_it_ends_while_a_version_loads(
         ({"batch_timeout_ms": -1.0}, "batch_timeout_ms must be a number from 0"),
         ({"max_queued_rows": 1}, "max_queued_rows must be at least max_rows_per"),
         ({"host": ""}, "host must be an address"),
+        ({"port": 9, "rest_api_port": 9}, "port and rest_api_port must differ, got 9"),
     ],
 )
 def test_bad_options_are_named(fields, message):
