@@ -15,6 +15,7 @@ from keras_gpt.export.server.signature import Arrays, Signature, Spec
 
 # Outputs whose names end so are base64; others are text.
 BYTES = "_bytes"
+MAX_DEPTH = 32  # of lists in lists; NumPy's iterators take no more dimensions
 
 
 def parsed(body: bytes) -> dict[str, Any]:
@@ -187,10 +188,12 @@ def _checked(array: np.ndarray, spec: Spec) -> np.ndarray:
     return array
 
 
-def _strings(value: Any) -> Any:
+def _strings(value: Any, depth: int = MAX_DEPTH) -> Any:
     """Returns nested lists with strings as bytes."""
     if isinstance(value, list):
-        return [_strings(item) for item in value]
+        if not depth:
+            raise ValueError(f"got lists nested more than {MAX_DEPTH} deep")
+        return [_strings(item, depth - 1) for item in value]
     if isinstance(value, str):
         # Lone surrogates are no text, but are what some clients make of bytes.
         return value.encode("utf-8", "surrogatepass")
@@ -221,5 +224,8 @@ def _base64(data: bytes) -> dict[str, str]:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value)
+    try:
+        text = json.dumps(value)
+    except RecursionError:
+        return "what is nested too deep to be shown"
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -96,6 +96,23 @@ def test_bad_bodies_have_one_line_and_a_status(server, ask, body, status, messag
     assert "\n" not in error
 
 
+@pytest.mark.parametrize("depth", [31, 33, 64, 65, 500, 900, 1100])
+@pytest.mark.parametrize("kind", ["string", "float32", "instances", "signature_name"])
+def test_deep_bodies_are_refused(server, ask, depth, kind):
+    leaf = b"1" if kind == "float32" else b'"a"'
+    deep = b"[" * depth + leaf + b"]" * depth
+    body = {
+        "string": b'{"inputs": {"text": %b}}',
+        "float32": b'{"inputs": {"x": %b}, "signature_name": "double"}',
+        "instances": b'{"instances": [{"text": "a"}, %b]}',
+        "signature_name": b'{"inputs": "a", "signature_name": %b}',
+    }[kind]
+    status, _, text = ask(server, PREDICT, body % deep)
+    error = json.loads(text)["error"]
+    assert status == 400, error
+    assert error.startswith(("input ", "instances ", "signature_name ", "body ")), error
+
+
 @pytest.mark.parametrize(
     ("path", "method", "status"),
     [
