@@ -36,14 +36,15 @@ class RequestError(Exception):
 
     Attributes:
         code: `grpc.StatusCode`.
-        message: one line.
+        message: string. One line of at most `MAX_MESSAGE`.
         http_status: int.
     """
 
     def __init__(self, code: Code, message: str, *, http_status: int | None = None):
-        super().__init__(message)
+        # Bounded, whatever a client wrote: gRPC sends it in a header.
+        self.message = one_line(message)
+        super().__init__(self.message)
         self.code = code
-        self.message = message
         self.http_status = http_status or HTTP_STATUS.get(code, 500)
 
     def again(self) -> RequestError:
@@ -73,13 +74,13 @@ def from_exception(error: Exception) -> RequestError:
         return RequestError(Code.CANCELLED, "the client went away.")
     if isinstance(error, tf.errors.OpError):
         code = CODES.get(error.error_code, Code.INTERNAL)
-        return RequestError(code, one_line(error.message))
+        return RequestError(code, error.message)
     logging.getLogger(__name__).error("a request met a fault", exc_info=error)
-    return RequestError(Code.INTERNAL, one_line(f"{type(error).__name__}: {error}"))
+    return RequestError(Code.INTERNAL, f"{type(error).__name__}: {error}")
 
 
 def one_line(message: str) -> str:
     """Returns what a message says, without TensorFlow's frames and nodes around it."""
-    message = message.removeprefix("Graph execution error:").split("[[")[0]
+    message = message.removeprefix("Graph execution error:").split("\n\t [[")[0]
     text = " ".join(message.split())
     return text if len(text) <= MAX_MESSAGE else f"{text[: MAX_MESSAGE - 3]}..."

@@ -18,7 +18,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from keras_gpt.export.server.errors import RequestError, invalid, one_line
+from keras_gpt.export.server.errors import RequestError, invalid
 from keras_gpt.export.server.options import ServerOptions
 from keras_gpt.export.server.service import Service
 from keras_gpt.export.server.signature import Kind, Signature
@@ -183,4 +183,4 @@ def _kind(name: str, proto: Any) -> Kind:
 
 
 def _no_tensor(name: str, error: Exception) -> RequestError:
-    return invalid(f"input {name!r} must be a whole tensor: {one_line(str(error))}")
+    return invalid(f"input {name!r} must be a whole tensor: {error}")

@@ -80,6 +80,23 @@ def test_faults_have_their_codes(
     assert "\n" not in details
 
 
+@pytest.mark.parametrize("name", ["x" * 20_000, "two\nlines"], ids=["long", "lines"])
+def test_names_that_clients_make_up_are_told_in_one_short_line(
+    stub, make_request, name
+):
+    unknown = make_request("gpt", "double", x=[1.0], **{name: [1.0]})
+    filtered = make_request("gpt", "double", x=[1.0])
+    filtered.output_filter.append(name)
+    labelled = make_request("gpt", "double", x=[1.0])
+    labelled.model_spec.version_label = name
+    requests = [make_request(name, "double"), make_request("gpt", name), unknown]
+    for request in (*requests, filtered, labelled):
+        code, details = failure(stub.Predict, request, timeout=60)
+        assert code.name in ("INVALID_ARGUMENT", "NOT_FOUND")
+        assert len(details) <= 500
+        assert "\n" not in details
+
+
 def test_an_absent_version_is_not_found(stub, make_request):
     request = make_request("gpt", "double", x=[1.0])
     request.model_spec.version.value = 7
