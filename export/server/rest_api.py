@@ -21,14 +21,16 @@ from keras_gpt.export.server.errors import (
     Code,
     RequestError,
     from_exception,
+    invalid,
     too_large,
 )
 from keras_gpt.export.server.metrics import CONTENT_TYPE, Call
 from keras_gpt.export.server.service import Service
 from keras_gpt.export.server.streaming import open_stream
+from keras_gpt.export.server.versions import MAX_VERSION
 
 _PATH = re.compile(
-    r"(?P<name>[^/:]+)(/versions/(?P<version>\d{1,18}))?"
+    r"(?P<name>[^/:]+)(/versions/(?P<version>[0-9]{1,19}))?"
     r"(:(?P<verb>predict|stream)|(?P<metadata>/metadata))?"
 )
 T = TypeVar("T")
@@ -86,8 +88,9 @@ class RestApi:
                 http_status=405,
             )
         spec = model_pb2.ModelSpec(name=path["name"])
-        if path["version"]:
-            spec.version.value = int(path["version"])
+        version = _version(path)
+        if version is not None:
+            spec.version.value = version
         if path["metadata"]:
             return _json(_metadata(grpc_api.metadata(self._service, spec)))
         told = grpc_api.status(self._service, spec).model_version_status
@@ -125,7 +128,7 @@ class RestApi:
         found = await self._service.predict(
             call,
             model_name=path["name"],
-            version=int(path["version"]) if path["version"] else None,
+            version=_version(path),
             signature_name=rest_json.string_field(body, "signature_name"),
             inputs_of=lambda signature: rest_json.inputs_of(body, signature),
         )
@@ -141,7 +144,7 @@ class RestApi:
                 call=call,
                 stack=stack,
                 model_name=path["name"],
-                version=int(path["version"]) if path["version"] else None,
+                version=_version(path),
             )
             events = await _while_connected(request, asyncio.ensure_future(begin))
             call.code = Code.CANCELLED  # unless it comes to its end
@@ -211,6 +214,15 @@ async def _while_connected(request: Request, work: asyncio.Future[T]) -> T:
 async def _disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def _version(path: re.Match[str]) -> int | None:
+    if path["version"] is None:
+        return None
+    version = int(path["version"])
+    if version > MAX_VERSION:
+        raise invalid(f"version must be at most {MAX_VERSION}, got {version}.")
+    return version
 
 
 def _metadata(

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import json
 import shutil
 import socket
 import threading
@@ -60,6 +61,20 @@ def test_a_new_version_takes_over_and_goes_again(
 def test_a_version_folder_may_be_given_itself(toy, options, stub_of, make_request):
     with Server(toy / "1", options(watch_seconds=0)) as server:
         assert double(server, stub_of, make_request) == (1, 2.0)
+
+
+def test_the_highest_version_there_can_be_is_served(tmp_path, toy, options, ask):
+    version = 2**63 - 1
+    shutil.copytree(toy / "1", tmp_path / str(version))
+    with Server(tmp_path, options()) as server:
+        path = f"/v1/models/gpt/versions/{version}"
+        status, _, text = ask(server, f"{path}:predict", {"instances": ["x"]})
+        assert (status, json.loads(text)) == (200, {"predictions": ["X"]})
+        for rest in ("", "/metadata"):
+            assert ask(server, path + rest)[0] == 200
+            status, _, text = ask(server, f"/v1/models/gpt/versions/{2**63}{rest}")
+            assert status == 400
+            assert f"version must be at most {version}, got {2**63}." in text
 
 
 def test_limits_of_requests_are_none_of_the_warm_up(
