@@ -12,6 +12,7 @@ from keras_gpt.export.client.errors import UNAVAILABLE, ServingError
 
 FIRST_DELAY = 0.2  # seconds, doubled with each further try
 LONGEST_DELAY = 5.0  # seconds
+LONGEST_TIMEOUT = 2e6  # seconds; sockets count milliseconds in 32 bits
 
 Result = TypeVar("Result")
 
@@ -40,7 +41,7 @@ class Deadline:
 
 
 def check_timeout(timeout: Any) -> float:
-    """Returns a timeout in seconds.
+    """Returns a timeout in seconds; one of weeks stands for any longer one.
 
     Raises:
         ValueError: if it is no number above 0.
@@ -48,7 +49,7 @@ def check_timeout(timeout: Any) -> float:
     is_number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
     if not is_number or not 0.0 < timeout < math.inf:
         raise ValueError(f"timeout must be finite and above 0 s, got {timeout!r}.")
-    return float(timeout)
+    return float(min(timeout, LONGEST_TIMEOUT))
 
 
 def with_retries(

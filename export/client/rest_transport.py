@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import http.client
+import io
 import socket
 import time
 from collections.abc import Callable
@@ -123,11 +125,10 @@ class RestTransport:
     ) -> tuple[http.client.HTTPResponse, bytes]:
         end = time.monotonic() + timeout
         connection = self._connect(self._host, self._port, timeout=timeout)
+        connection.response_class = functools.partial(_Response, end=end)  # type: ignore[assignment]
         try:
             connection.connect()
-            # Kept: the connection lets go of it once the headers are there.
-            channel = connection.sock
-            _limit(channel, end)
+            _limit(connection.sock, end)
             headers = {"Content-Type": "application/json", "Connection": "close"}
             try:
                 connection.request(method, path, body, headers)
@@ -135,12 +136,7 @@ class RestTransport:
                 # A server that refuses a body by its size has answered already.
                 pass
             response = connection.getresponse()
-            parts = []
-            _limit(channel, end)
-            while part := response.read1(_AT_ONCE):
-                parts.append(part)
-                _limit(channel, end)
-            content = b"".join(parts)
+            content = b"".join(iter(lambda: response.read1(_AT_ONCE), b""))
             if response.length:  # bytes that never came
                 raise http.client.IncompleteRead(content, response.length)
             return response, content
@@ -160,10 +156,35 @@ class RestTransport:
         return ServingError(code, message, where=self._where, retry_after=seconds)
 
 
+class _Response(http.client.HTTPResponse):
+    """An answer that is read by a moment, its headers too."""
+
+    def __init__(self, sock: socket.socket, *args: Any, end: float, **kwargs: Any):
+        super().__init__(sock, *args, **kwargs)
+        self.fp = io.BufferedReader(_Reader(self.fp.detach(), sock, end))
+
+
+class _Reader(io.RawIOBase):
+    """Reads a socket's stream up to a moment."""
+
+    def __init__(self, stream: io.RawIOBase, channel: socket.socket, end: float):
+        self._stream, self._channel, self._end = stream, channel, end
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        _limit(self._channel, self._end)
+        return self._stream.readinto(buffer)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
 def _limit(channel: socket.socket, end: float) -> None:
     """Lets the next operation take no longer than until `end`."""
     left = end - time.monotonic()
     if left <= 0.0:
         raise TimeoutError
-    if channel.fileno() >= 0:  # an answer that is read to its end closes it
-        channel.settimeout(left)
+    channel.settimeout(left)

@@ -195,10 +195,18 @@ def test_answers_of_other_servers_are_one_line(body):
             GPTClient(server.url).generate("a")
 
 
-def test_an_answer_that_trickles_is_left():
-    head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: ",
+        b"HTTP/1.1 200 ",
+    ],
+)
+def test_an_answer_that_trickles_is_left(head):
     listener = socket.create_server(("127.0.0.1", 0))
-    done = threading.Event()
+    done, has_all_come = threading.Event(), threading.Event()
 
     def trickle():
         connection, _ = listener.accept()
@@ -212,6 +220,7 @@ def test_an_answer_that_trickles_is_left():
                     return
                 if done.wait(0.05):
                     return
+        has_all_come.set()
 
     thread = threading.Thread(target=trickle, daemon=True)
     thread.start()
@@ -219,10 +228,16 @@ def test_an_answer_that_trickles_is_left():
     try:
         with pytest.raises(TimeoutError, match=r"within 0\.5 s"):
             GPTClient(url, timeout=0.5).generate("a")
+        assert not has_all_come.is_set()
     finally:
         done.set()
         thread.join(10)
         listener.close()
+
+
+@pytest.mark.parametrize("timeout", [1e9, 1e300, 10**400], ids=["e9", "e300", "e400"])
+def test_timeouts_may_be_longer_than_clocks_can_count(client, timeout):
+    assert client.score("a", timeout=timeout).token_ids.tolist() == [97]
 
 
 def test_a_new_version_s_inputs_are_asked_for(warm_client, backend, refusal):
