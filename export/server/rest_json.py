@@ -159,7 +159,9 @@ def _array(name: str, value: Any, spec: Spec) -> np.ndarray:
             return _checked(strings, spec)
         array = np.array(value)
         kinds = "b" if spec.dtype.is_bool else "iu" if spec.dtype.is_integer else "iuf"
-        if array.size and array.dtype.kind not in kinds:
+        # NumPy makes numbers of bools that stand beside numbers.
+        is_mixed = array.dtype.kind != "b" and _has_bool(value)
+        if array.size and (is_mixed or array.dtype.kind not in kinds):
             raise ValueError(f"got {_shown(value)}")
         with np.errstate(over="ignore"):
             exact = array.astype(spec.dtype.as_numpy_dtype)
@@ -173,6 +175,13 @@ def _array(name: str, value: Any, spec: Spec) -> np.ndarray:
         raise invalid(
             f"input {name!r} must be {spec.describe()}, each row alike: {error}."
         ) from error
+
+
+def _has_bool(value: Any) -> bool:
+    if not isinstance(value, list):
+        return isinstance(value, bool)
+    kinds = set(map(type, value))
+    return bool in kinds or (list in kinds and any(map(_has_bool, value)))
 
 
 def _is_as_finite(exact: np.ndarray, given: np.ndarray) -> bool:
