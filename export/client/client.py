@@ -13,7 +13,7 @@ from keras_gpt.export.client.deadlines import Deadline, check_timeout
 from keras_gpt.export.client.served_model import ServedModel
 from keras_gpt.export.client.streaming import check_tokens_per_call, stream_text
 from keras_gpt.export.client.transport import Arrays
-from keras_gpt.models.option_values import check_count, is_id
+from keras_gpt.models.option_values import check_count
 
 TIMEOUT = 60.0  # seconds
 RETRIES = 3
@@ -239,13 +239,12 @@ class GPTClient:
             RowError: a `ValueError`, if the model refused a row. It holds the results
                 of all.
         """
-        given = list(token_ids)
-        is_single = all(map(is_id, given))
-        arrays = client_inputs.id_rows([given] if is_single else given)
+        given, is_single = client_inputs.id_rows(token_ids)
+        arrays = client_inputs.id_table(given)
         outputs = self._run("detokenize", arrays, {}, timeout)
         rows = [text.decode() for text in outputs.get("text", [])]
         reasons = results.errors_of(outputs, rows=len(rows))
-        results.check_rows("token_ids", [given] if is_single else given, reasons, rows)
+        results.check_rows("token_ids", given, reasons, rows)
         return _one_or_all(rows, is_single)
 
     def _generate(

@@ -16,6 +16,7 @@ _RULES = {
     "invalid_input": "must be UTF-8, and its knobs in range",
     "invalid_logits": "must give finite logits",
 }
+_RULE_OF_IDS = "must be of ids of the model's vocabulary"
 
 
 class ServingError(RuntimeError):
@@ -57,10 +58,8 @@ class RowError(ValueError):
         first = bad[0]
         place = f"{argument}[{first}]" if len(reasons) > 1 else argument
         rule = _RULES.get(reasons[first], "must be what the model takes")
+        rule = _RULE_OF_IDS if argument == "token_ids" else rule
         more = f"; {len(bad)} of {len(reasons)} rows are bad" if len(bad) > 1 else ""
         got = inputs[first]
         got = got.decode("utf-8", "backslashreplace") if isinstance(got, bytes) else got
-        kept = "; the error's results hold all rows" if len(reasons) > 1 else ""
-        super().__init__(
-            f"{place} {rule} ({reasons[first]}), got {got!r:.80}{more}{kept}."
-        )
+        super().__init__(f"{place} {rule} ({reasons[first]}), got {got!r:.80}{more}.")

@@ -46,12 +46,8 @@ def batch_of(name: str, given: Any) -> tuple[np.ndarray, bool]:
     """Returns one text, or a list of them, as an array (B,), and whether it is one."""
     if is_string(given):
         return strings(name, [given]), True
-    try:
-        return strings(name, list(given)), False
-    except TypeError:
-        raise ValueError(
-            f"{name} must be a string or a list of strings, got {given!r:.80}."
-        ) from None
+    texts = _items(name, given, rule="a string or a list of strings")
+    return strings(name, texts), False
 
 
 def conversations(given: Any) -> tuple[Arrays, bool]:
@@ -81,7 +77,14 @@ def conversations(given: Any) -> tuple[Arrays, bool]:
     return {**arrays, "num_messages": counts}, is_single
 
 
-def id_rows(rows: list[Any]) -> Arrays:
+def id_rows(given: Any) -> tuple[list[Any], bool]:
+    """Returns a list of ids, or a list of such, as a list of them, and whether one."""
+    rows = _items("token_ids", given, rule="a list of ids or a list of such lists")
+    is_single = all(map(is_id, rows))
+    return [rows] if is_single else rows, is_single
+
+
+def id_table(rows: list[Any]) -> Arrays:
     """Returns lists of ids as the inputs of `detokenize`."""
     table = _filled("token_ids", by_row("token_ids", rows, len(rows), is_item=is_id), 0)
     counts = np.array([len(row) for row in rows], np.int32)
@@ -130,6 +133,15 @@ def full_inputs(
     for name, value in given.items():
         values[name] = _knob(name, value, definition.inputs[name], rows)
     return values
+
+
+def _items(name: str, given: Any, *, rule: str) -> list[Any]:
+    try:
+        if isinstance(given, Mapping):  # whose keys are not what is meant
+            raise TypeError
+        return list(given)
+    except TypeError:
+        raise ValueError(f"{name} must be {rule}, got {given!r:.80}.") from None
 
 
 def _string(name: str, value: Any) -> bytes:
@@ -196,11 +208,11 @@ def _numbers(name: str, value: Any, dtype: np.dtype, rows: int) -> np.ndarray:
 
 def _biases(given: Any, rows: int) -> tuple[list[list[int]], list[list[float]]]:
     """Returns the ids and the values of a dict for all rows, or one for each."""
-    tables = [given] if isinstance(given, Mapping) else list(given)
+    rule = f"one dict or one per prompt ({rows})"
+    is_one = isinstance(given, Mapping)
+    tables = [given] if is_one else _items(BIAS, given, rule=rule)
     if len(tables) not in (1, rows) or not all(isinstance(t, Mapping) for t in tables):
-        raise ValueError(
-            f"{BIAS} must be one dict or one per prompt ({rows}), got {given!r:.80}."
-        )
+        raise ValueError(f"{BIAS} must be {rule}, got {given!r:.80}.")
     for table in tables:
         for token, value in table.items():
             if not is_id(token):

@@ -112,7 +112,7 @@ class ServedModel:
         """
         known = self._signatures
         if known is None or anew:
-            known = self._signatures = with_retries(
+            told = with_retries(
                 lambda left: self._transport.signatures(
                     version=self._version, timeout=left
                 ),
@@ -120,8 +120,11 @@ class ServedModel:
                 retries=self._retries,
                 where=self.where,
             )
+            # The others are for loaders, such as __saved_model_init_op.
+            known = {name: one for name, one in told.items() if name[:2] != "__"}
+            self._signatures = known
         for name in names:
-            if name not in known:
+            if not isinstance(name, str) or name not in known:
                 raise ValueError(
                     f"the signature must be one that {self.where} has "
                     f"({', '.join(sorted(known))}), got {name!r}."

@@ -105,6 +105,16 @@ def test_the_signature_is_asked_for_once(client, backend):
     assert len(backend.of("metadata")) == 1
 
 
+def test_signatures_for_loaders_are_none_of_a_client_s(client, backend, monkeypatch):
+    name = "__saved_model_init_op"
+    monkeypatch.setitem(backend.definitions, name, backend.definitions["score"])
+    for asked in ("nope", name):
+        with pytest.raises(ValueError, match="the signature must be") as raised:
+            client.generate("a", signature_name=asked)
+        assert "(beams, chat, classify, " in str(raised.value)
+        assert f"{name}," not in str(raised.value)
+
+
 def test_details(client, expected_text):
     cut, whole = client.generate(
         ["a", "b"], seed=1, max_new_tokens=[5, 200], return_details=True
@@ -168,7 +178,7 @@ def test_bad_rows_raise_and_the_others_are_kept(client):
     error = raised.value
     assert str(error) == (
         "inputs[1] must be shorter than the model's context (prompt_too_long), got "
-        f"'{'b' * 79}; 2 of 3 rows are bad; the error's results hold all rows."
+        f"'{'b' * 79}; 2 of 3 rows are bad."
     )
     assert isinstance(error, ValueError)
     assert error.reasons == ["", "prompt_too_long", "invalid_input"]
@@ -210,7 +220,8 @@ def test_tokenize_and_detokenize(client):
     assert client.detokenize([97, 98]) == "ab"
     assert client.detokenize([np.array([97]), [98, 99], []]) == ["a", "bc", ""]
     assert client.detokenize(client.tokenize("ab")) == "ab"
-    with pytest.raises(RowError, match=r"^token_ids\[1\] .* got \[200\]") as raised:
+    rule = r"^token_ids\[1\] must be of ids of the .*vocabulary .* got \[200\]\.$"
+    with pytest.raises(RowError, match=rule) as raised:
         client.detokenize([[97], [200]])
     assert raised.value.results == ["a", ""]
 
@@ -294,12 +305,14 @@ def test_servers_that_tell_no_defaults_fill_them_in(
         ({"stop_strings": "\ud800"}, "UTF-8 can write"),
         ({"stop_token_ids": ["a"]}, "stop_token_ids must be one list or one"),
         ({"stop_token_ids": [2**31]}, "stop_token_ids must be of int32 numbers"),
+        ({"logit_bias": 5}, r"logit_bias must be one dict or one .*\(3\), got 5"),
         ({"logit_bias": [1]}, "logit_bias must be one dict or one per prompt"),
         ({"logit_bias": {(1, 2): 1.0}}, "logit_bias must be of token ids"),
         ({"logit_bias": {1: float("inf")}}, "logit_bias must be finite, got inf"),
         ({"logit_bias": {1: "a"}}, "logit_bias must be finite, got 'a'"),
         ({"timeout": 0}, "timeout must be finite and above 0 s, got 0"),
         ({"signature_name": "nope"}, r"one that model 'gpt' at .* has \(beams, ch"),
+        ({"signature_name": []}, r"one that model 'gpt' at .*, got \[\]"),
         ({"signature_name": "score"}, "with output finish_reason, generated_bytes"),
     ],
 )
@@ -318,7 +331,8 @@ def test_bad_knobs_are_named_before_anything_runs(client, backend, knobs, messag
         ),
         (lambda c: c.generate(["a", None]), r"inputs\[1\] must be a string, got None"),
         (lambda c: c.generate("\ud800"), r"inputs\[0\] must be a text that UTF-8"),
-        (lambda c: c.score({"a": 1, 2: 3}), r"inputs\[1\] must be a string, got 2"),
+        (lambda c: c.score(["a", 2]), r"inputs\[1\] must be a string, got 2"),
+        (lambda c: c.generate({"a": 1}), "inputs must be a string or a list of string"),
         (lambda c: c.stream(["a"]), r"prompt\[0\] must be a string"),
         (lambda c: c.stream("a", tokens_per_call=0), "tokens_per_call must be a posit"),
         (lambda c: c.stream("a", tokens_per_call=2**31), "tokens_per_call must be at"),
@@ -326,6 +340,9 @@ def test_bad_knobs_are_named_before_anything_runs(client, backend, knobs, messag
         (lambda c: c.chat([]), "messages must be a list of dicts"),
         (lambda c: c.chat([{"role": "user"}]), "content of a message must be a string"),
         (lambda c: c.detokenize([[1], "a"]), "token_ids must be one list or one per"),
+        (lambda c: c.detokenize(5), "token_ids must be a list of ids or .*, got 5"),
+        (lambda c: c.detokenize(None), "token_ids must be a list of ids .* got None"),
+        (lambda c: c.detokenize({1: 2}), "token_ids must be a list of ids or a list"),
         (lambda c: c.detokenize([2**31]), "token_ids must be of int32 numbers"),
     ],
 )
