@@ -127,7 +127,10 @@ def run(flags: absl_flags.FlagValues) -> None:
 
 
 def _run_on_server(flags: absl_flags.FlagValues) -> None:
-    from keras_gpt.export.client import GPTClient
+    from keras_gpt.export.client import GPTClient, RowError
+
+    def say(prompt: str, text: str) -> None:
+        print(text if flags.strip_prompt else prompt + text)
 
     prompts, options = _prompts(flags), _served_options(flags)
     with GPTClient(
@@ -136,9 +139,17 @@ def _run_on_server(flags: absl_flags.FlagValues) -> None:
         if flags.stream:
             _print_stream(client.stream(prompts[0], **options))
             return
-        texts = client.generate(prompts, **options)
+        try:
+            texts = client.generate(prompts, **options)
+        except RowError as error:  # Those that are good are not lost.
+            for prompt, row, reason in zip(
+                prompts, error.results, error.reasons, strict=True
+            ):
+                if not reason:
+                    say(prompt, row.text)
+            raise
         for prompt, text in zip(prompts, texts, strict=True):
-            print(text if flags.strip_prompt else prompt + text)
+            say(prompt, text)
 
 
 def _check_source(flags: absl_flags.FlagValues) -> None:

@@ -78,6 +78,17 @@ def test_what_the_server_lacks_is_named(
     assert error.count("\n") == 1
 
 
+def test_a_bad_prompt_takes_no_other_s_text(grpc_target, backend, capsys):
+    prompts = ["--prompt=a", f"--prompt={'b' * 91}", "--prompt=c"]
+    command = ["generate", f"--target={grpc_target}", "--max_new_tokens=2", *prompts]
+    assert cli.main(command) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "aa;\ncc;\n"
+    assert "inputs[1] must be shorter than the model's context" in captured.err
+    assert "results" not in captured.err
+    assert captured.err.count("\n") == 1
+
+
 def test_slow_servers_end_the_tool(grpc_target, backend, refusal, capsys):
     backend.faults.append(refusal("DEADLINE_EXCEEDED", "late"))
     arguments = [f"--target={grpc_target}", "--prompt=a", "--timeout=30"]
