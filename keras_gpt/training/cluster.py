@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 DEFAULT_PORT = 12345
+MAX_TASKS_PER_NODE = 1024
 _PROBE_SECONDS = 0.2
 
 
@@ -118,8 +119,9 @@ def _from_slurm(environ: Mapping[str, str]) -> Cluster:
         resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
             {"worker": int(count)},
             port_base=DEFAULT_PORT,
-            gpus_per_node=0,
-            gpus_per_task=0,
+            # Enough that it never limits the tasks of a node.
+            gpus_per_node=MAX_TASKS_PER_NODE,
+            gpus_per_task=1,
             auto_set_gpu=False,
         )
         workers = resolver.cluster_spec().as_dict()["worker"]

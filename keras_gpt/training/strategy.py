@@ -79,7 +79,12 @@ def make_strategy(
         gpus = tf.config.list_physical_devices("GPU")
         return tf.distribute.OneDeviceStrategy("/gpu:0" if gpus else "/cpu:0")
     if name == "mirrored":
-        return tf.distribute.MirroredStrategy(_local_devices(devices))
+        names = _local_devices(devices)
+        # Between parts of one CPU there is nothing to gain from collectives, and two
+        # strategies of one process would share their keys.
+        on_cpu = names[0].startswith("/cpu")
+        reduction = tf.distribute.ReductionToOneDevice() if on_cpu else None
+        return tf.distribute.MirroredStrategy(names, cross_device_ops=reduction)
     if name == "mesh":
         sizes = dict(mesh)  # type: ignore[arg-type]
         _local_devices(sizes.get("batch", 1) * sizes.get("model", 1))
