@@ -1,6 +1,7 @@
 """Every command and every line of Python in the README runs."""
 
 import contextlib
+import gzip
 import re
 import shlex
 import shutil
@@ -74,6 +75,8 @@ def test_commands_run_in_order(tmp_path, monkeypatch):
         f"{a}{b}{c}ing" for a in "bcdfgh" for b in "aeiou" for c in "lmnrst"
     )
     Path("corpus.txt").write_text((text + words) * 3)
+    pages = "".join(f'{{"text": "Page {n} of the king."}}\n' for n in range(99))
+    Path("pages.jsonl.gz").write_bytes(gzip.compress(pages.encode()))
     with contextlib.ExitStack() as servers:
         addresses = {}
         for command in commands():

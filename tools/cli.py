@@ -9,6 +9,7 @@ import sys
 TOOLS = {
     "demo": "from a text to a served model, in a few minutes",
     "train_tokenizer": "learns a vocabulary from text files",
+    "prepare_data": "packs text into shards of token ids to train on",
     "pretrain": "trains a GPT on text files",
     "generate": "continues prompts",
     "evaluate": "measures loss and perplexity on text files",

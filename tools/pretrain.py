@@ -248,6 +248,10 @@ def _tokenizer(flags: absl_flags.FlagValues, paths: list[Path] | None) -> Any:
 
     if flags.tokenizer:
         return inputs.load_tokenizer(flags.tokenizer)
+    if flags.dataset:
+        from keras_gpt.data import PackedDataset
+
+        return PackedDataset(flags.dataset).tokenizer()
     return train_tokenizer(
         paths,  # type: ignore[arg-type]
         vocabulary_size=flags.vocabulary_size,

@@ -1,9 +1,11 @@
-"""Text files to token windows: reading, encoding and the training order."""
+"""Text to token windows: in memory, or as packed shards on disk."""
 
 from keras_gpt.data.batch import ExampleBatch
 from keras_gpt.data.corpus import TokenCorpus, encode_corpus, encode_text
-from keras_gpt.data.sources import CorpusSource, DataSource
+from keras_gpt.data.packed_dataset import PackedDataset
+from keras_gpt.data.prepare import DataSource, PrepareConfig, prepare_data
 from keras_gpt.data.text import read_text_files
+from keras_gpt.data.training_data import CorpusData, ShardData, TrainingData
 from keras_gpt.data.windows import (
     evaluation_batches,
     training_dataset,
@@ -11,13 +13,18 @@ from keras_gpt.data.windows import (
 )
 
 __all__ = [
-    "ExampleBatch",
-    "CorpusSource",
+    "CorpusData",
     "DataSource",
+    "ExampleBatch",
+    "PackedDataset",
+    "PrepareConfig",
+    "ShardData",
     "TokenCorpus",
+    "TrainingData",
     "encode_corpus",
     "encode_text",
     "evaluation_batches",
+    "prepare_data",
     "read_text_files",
     "training_dataset",
     "training_windows",

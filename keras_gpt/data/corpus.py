@@ -70,7 +70,7 @@ def encode_text(
             that was made from another text, say), naming the first such place.
     """
     pieces = [np.zeros([0], np.int32)]
-    for chunk in _chunks(text, chunk_characters):
+    for chunk in text_chunks(text, chunk_characters):
         ids = np.asarray(tokenizer.tokenize(chunk), np.int32).reshape(-1)
         _check_spelling(chunk, ids, tokenizer)
         pieces.append(ids)
@@ -166,7 +166,17 @@ def _cut_at_or_after(text: str, position: int) -> int:
     return boundary.start() if boundary else max(position, 1)
 
 
-def _chunks(text: str, chunk_characters: int) -> Iterator[str]:
+def text_chunks(text: str, chunk_characters: int = CHUNK_CHARACTERS) -> Iterator[str]:
+    """Cuts a text into parts whose ids, joined, are those of the whole.
+
+    Args:
+        text: string.
+        chunk_characters: int. Parts end at the first safe place after so many
+            characters; a text without one stays whole. Defaults to 200,000.
+
+    Yields:
+        strings, none of them empty.
+    """
     start = 0
     while start < len(text):
         boundary = _BOUNDARY.search(text, start + max(chunk_characters, 1))

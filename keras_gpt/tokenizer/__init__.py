@@ -3,6 +3,7 @@
 from keras_gpt.tokenizer.chat_template import ChatTemplate
 from keras_gpt.tokenizer.gpt1_tokenizer import GPT1Tokenizer
 from keras_gpt.tokenizer.gpt_tokenizer import END_TOKEN, GPTTokenizer
+from keras_gpt.tokenizer.identity import tokenizer_identity
 from keras_gpt.tokenizer.training import train_tokenizer
 
 __all__ = [
@@ -10,5 +11,6 @@ __all__ = [
     "ChatTemplate",
     "GPT1Tokenizer",
     "GPTTokenizer",
+    "tokenizer_identity",
     "train_tokenizer",
 ]

@@ -365,7 +365,7 @@ def _read_merges(path: Path, merges: list[str | list[str]]) -> list[str]:
 
 def _check_merges_make_words(path: Path, found: Contents, form: Format) -> None:
     """Refuses `ignore_merges` where it gives a word another token than merges do."""
-    pipeline = _build(found, form)
+    pipeline = build_pipeline(found, form)
     for token, index in found.vocabulary.items():
         if token in found.special_tokens:
             continue
@@ -396,7 +396,7 @@ def write_folder(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    text = _build(contents, form).to_str(pretty=True)
+    text = build_pipeline(contents, form).to_str(pretty=True)
     gpt2_files.write_whole(folder / WHOLE_FILE, text)
     gpt2_files.write_vocabulary(folder / VOCABULARY_FILE, contents.vocabulary)
     gpt2_files.write_merges(folder / MERGES_FILE, contents.merges)
@@ -404,8 +404,14 @@ def write_folder(
     gpt2_files.write_whole(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
 
 
-def _build(contents: Contents, form: Format) -> tokenizers.Tokenizer:
-    """Makes the pipeline with the `tokenizers` library."""
+def build_pipeline(contents: Contents, form: Format) -> tokenizers.Tokenizer:
+    """Makes the pipeline with the `tokenizers` library.
+
+    Args:
+        contents: what the tokenizer is made of. The names of its special tokens, if
+            any, are found in text.
+        form: `GPT2` or `GPT1`.
+    """
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     unknown = form.unknown_token if form.unknown_token in contents.vocabulary else None
     content = {

@@ -11,15 +11,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_gpt.data import (
-    CorpusSource,
-    DataSource,
+    CorpusData,
+    PackedDataset,
+    ShardData,
+    TrainingData,
     encode_corpus,
     read_text_files,
 )
 from keras_gpt.models import GPTCausalLM, GPTCausalLMPreprocessor
+from keras_gpt.tokenizer import tokenizer_identity
 from keras_gpt.training.checkpointing import flush_directory, write_whole
 from keras_gpt.training.pretrain_config import PretrainConfig
-from keras_gpt.training.run_directory import RunDirectory, tokenizer_identity
+from keras_gpt.training.run_directory import RunDirectory
 from keras_gpt.training.strategy import Strategy, barrier, is_chief, make_strategy
 from keras_gpt.training.train_loop import TrainLoop, build_backbone
 
@@ -83,13 +86,13 @@ def pretrain(
             last good one stays), or another worker is lost (`WorkerLostError`).
     """
     strategy = strategy or make_strategy("one_device")
-    source, tokenizer = _source(config, corpus_paths, dataset, tokenizer)
+    data, tokenizer = _data(config, corpus_paths, dataset, tokenizer)
     chief = is_chief(strategy)
     with RunDirectory(
         os.fspath(output_dir),
         identity={
             "config": config.to_dict(),
-            "corpus": {"sha256": source.checksum()},
+            "corpus": {"sha256": data.checksum()},
             "tokenizer": tokenizer_identity(tokenizer),
         },
         writes=chief,
@@ -101,7 +104,7 @@ def pretrain(
             return PretrainResult(model, report, directory.path)
         loop = TrainLoop(
             config,
-            source=source,
+            data=data,
             strategy=strategy,
             directory=directory,
             progress=progress,
@@ -111,7 +114,7 @@ def pretrain(
         model = _plain_model(config, tokenizer)
         model.backbone.set_weights(loop.weights())
         files = [os.fspath(path) for path in corpus_paths or [dataset or ""]]
-        report = _report(config, source=source, files=files, loop=loop)
+        report = _report(config, data=data, files=files, loop=loop)
         if chief:
             _save_model(model, directory.model)
             write_whole(directory.report_file, json.dumps(report, indent=2) + "\n")
@@ -119,19 +122,19 @@ def pretrain(
         return PretrainResult(model, report, directory.path)
 
 
-def _source(
+def _data(
     config: PretrainConfig,
     paths: Paths | None,
     dataset: str | os.PathLike[str] | None,
     tokenizer: Any,
-) -> tuple[DataSource, Any]:
+) -> tuple[TrainingData, Any]:
     if (paths is None) == (dataset is None):
         raise ValueError(
             "corpus_paths or dataset must be given, and not both, got "
             f"{paths!r} and {dataset!r}."
         )
     if dataset is not None:
-        raise NotImplementedError
+        return _shards(config, PackedDataset(dataset), tokenizer)
     if tokenizer is None:
         raise ValueError("tokenizer must be given with corpus_paths, got None.")
     size = int(tokenizer.vocabulary_size())
@@ -145,12 +148,31 @@ def _source(
         tokenizer=tokenizer,
         validation_fraction=config.validation_fraction,
     )
-    source = CorpusSource(
+    data = CorpusData(
         corpus,
         context_length=config.context_length,  # type: ignore[arg-type]
         vocabulary_size=size,
     )
-    return source, tokenizer
+    return data, tokenizer
+
+
+def _shards(
+    config: PretrainConfig, dataset: PackedDataset, tokenizer: Any
+) -> tuple[TrainingData, Any]:
+    if tokenizer is None:
+        tokenizer = dataset.tokenizer()
+    dataset.check_tokenizer(tokenizer)
+    if dataset.context_length != config.context_length:
+        raise ValueError(
+            f"context_length must be that of the dataset = {dataset.context_length}, "
+            f"got {config.context_length}."
+        )
+    if dataset.vocabulary_size > config.model.vocabulary_size:
+        raise ValueError(
+            f"vocabulary_size of the model must be at least the dataset's = "
+            f"{dataset.vocabulary_size}, got {config.model.vocabulary_size}."
+        )
+    return ShardData(dataset), tokenizer
 
 
 def _plain_model(config: PretrainConfig, tokenizer: Any) -> Any:
@@ -192,14 +214,13 @@ def _save_model(model: Any, path: str) -> None:
 
 
 def _report(
-    config: PretrainConfig, *, source: DataSource, files: list[str], loop: TrainLoop
+    config: PretrainConfig, *, data: TrainingData, files: list[str], loop: TrainLoop
 ) -> dict[str, Any]:
     train = [record.loss for record in loop.history.of("train")]
     sampled = [record.loss for record in loop.history.of("validation")]
     (whole,) = (record.loss for record in loop.history.of("final"))
-    sizes = source.sizes
-    # Of N tokens all but the first are predicted.
-    predicted = sizes["validation_tokens"] - 1
+    sizes = data.sizes
+    predicted = sizes["validation_tokens"]
     validation_bytes = sizes["validation_bytes"]
     return {
         "corpus": {"files": files, **sizes},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -141,17 +140,6 @@ class RunDirectory:
                 f"output_dir {self.path!r} holds another run: "
                 f"{'; '.join(differing)}. Give another directory."
             )
-
-
-def tokenizer_identity(tokenizer: Any) -> dict[str, Any]:
-    """Returns the size of a tokenizer's vocabulary and a checksum of its tokens."""
-    tokens = list(tokenizer.get_vocabulary())
-    digest = hashlib.sha256("\n".join(map(str, tokens)).encode("utf-8"))
-    return {
-        "vocabulary_size": int(tokenizer.vocabulary_size()),
-        "end_token_id": tokenizer.end_token_id,
-        "sha256": digest.hexdigest(),
-    }
 
 
 def _lock_alone(file: BinaryIO) -> None:

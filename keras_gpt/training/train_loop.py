@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_gpt.data import DataSource, ExampleBatch
+from keras_gpt.data import ExampleBatch, TrainingData
 from keras_gpt.models import GPTBackbone
 from keras_gpt.training.checkpointing import (
     CheckpointManager,
@@ -68,7 +68,7 @@ class TrainLoop:
 
     Args:
         config: `PretrainConfig`.
-        source: `DataSource`.
+        data: `TrainingData`.
         strategy: `tf.distribute.Strategy` or `MeshStrategy`.
         directory: `RunDirectory`. Only the chief writes there.
         progress: function of one line of text.
@@ -80,14 +80,14 @@ class TrainLoop:
         self,
         config: PretrainConfig,
         *,
-        source: DataSource,
+        data: TrainingData,
         strategy: Strategy,
         directory: RunDirectory,
         progress: Callable[[str], Any],
         write_samples: Callable[[list[Any]], str] | None = None,
     ) -> None:
         self._config = config
-        self._source = source
+        self._data = data
         self._strategy = strategy
         self._directory = directory
         self._chief = is_chief(strategy)
@@ -144,7 +144,7 @@ class TrainLoop:
         if speed is None or self._peak_flops is None:
             return None
         flops = training_flops_per_token(
-            self._config.model, context_length=self._source.context_length
+            self._config.model, context_length=self._data.context_length
         )
         return speed * flops / (self._peak_flops * num_devices(self._strategy))
 
@@ -223,7 +223,7 @@ class TrainLoop:
         if self._ended():
             return iter(())
         return itertools.islice(
-            self._source.training_batches(
+            self._data.training_batches(
                 seed=self._config.seed,
                 batch_size=self._config.batch_size,
                 start_step=self.step,
@@ -282,7 +282,7 @@ class TrainLoop:
         if not len(bad):
             return
         step = self.step - len(losses) + 1 + int(bad[0])
-        names = self._source.example_names(
+        names = self._data.example_names(
             step - 1, seed=self._config.seed, batch_size=self._config.batch_size
         )
         shown = "; ".join(names[:MAX_NAMES])
@@ -344,7 +344,7 @@ class TrainLoop:
         return self._eval_sample
 
     def _evaluation_batches(self, max_batches: int | None) -> Iterable[ExampleBatch]:
-        return self._source.evaluation_batches(
+        return self._data.evaluation_batches(
             batch_size=self._config.batch_size, max_batches=max_batches
         )
 

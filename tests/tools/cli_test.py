@@ -179,6 +179,7 @@ def test_pretrain_flags_reach_the_config():
             1,
             "flag --batch_sizes must be whole numbers, got '1,two'.",
         ),
+        (["prepare_data", "--input=a"], 1, "flag --tokenizer is required"),
         (["demo", "--corpus=/absent/*.txt"], 2, "no file matches '/absent/*.txt'"),
         (["benchmark", "fly"], 1, "'fly'; it must be of train, tokenize"),
         (["benchmark", "train", "--config=xl"], 1, "flag --config=xl"),

@@ -130,11 +130,7 @@ def free_addresses(count):
 @pytest.mark.distributed
 def test_two_workers_equal_one_device(one_device):
     workers = free_addresses(2)
-    processes = [
-        _start(
-            [{"make": {"name": "multi_worker", "cluster": [workers, i]}, "packed": True}]
-        )
-        for i in range(2)
-    ]
+    makes = [{"name": "multi_worker", "cluster": [workers, i]} for i in range(2)]
+    processes = [_start([{"make": make, "packed": True}]) for make in makes]
     for process in processes:
         _check(_results(process)[0], one_device[json.dumps({"packed": True})])
