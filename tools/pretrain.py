@@ -118,6 +118,10 @@ def _define_run_flags(flags: absl_flags.FlagValues) -> None:
         "Token ids to learn for --tokenizer_kind=bpe; optional otherwise",
         flag_values=flags,
     )  # fmt: skip
+    absl_flags.DEFINE_integer(
+        "vocabulary_multiple", 1, "Round the model's token table up to a multiple of "
+        "this, for a mesh that must divide it", lower_bound=1, flag_values=flags,
+    )  # fmt: skip
     absl_flags.DEFINE_bool(
         "end_token", True, "Whether a learnt vocabulary has <|endoftext|>",
         flag_values=flags,
@@ -274,7 +278,10 @@ def pretrain_config(flags: absl_flags.FlagValues, vocabulary_size: int) -> Any:
         overrides["max_sequence_length"] = flags.context_length
     if "hidden_dim" in overrides or "num_heads" in overrides:
         overrides.setdefault("head_dim", None)
-    model = GPTConfig.named(flags.size, vocabulary_size=vocabulary_size, **overrides)
+    # Rows that no token takes, for a mesh that must divide the table.
+    multiple = flags.vocabulary_multiple
+    rows = -(-vocabulary_size // multiple) * multiple
+    model = GPTConfig.named(flags.size, vocabulary_size=rows, **overrides)
     values: dict[str, Any] = {name: flags[name].value for name in (*INTEGERS, *NUMBERS)}
     values["eval_batches"] = values["eval_batches"] or None
     values["clip_norm"] = values["clip_norm"] or None

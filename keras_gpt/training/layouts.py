@@ -1,82 +1,137 @@
-"""How a mesh splits a model: one table of rules, for the trainer and the planner."""
+"""How a mesh of devices splits a network's weights.
+
+A mesh has two dimensions. Over `batch` every weight is replicated and the rows of the
+batch are split; over `model` weights are split as `SPLIT_RULES` says, so that each
+block needs its devices to sum activations twice, after the output projection and after
+the contraction (Shoeybi et al. 2019, "Megatron-LM", section 3). Gradients and optimizer
+state lie as their weights.
+
+Nothing here needs TensorFlow.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from keras_gpt.config import GPTConfig
 
-DIMENSIONS = ("batch", "model")
+MESH_DIMENSIONS = ("batch", "model")
 
-# Path of a weight to the axis that the `model` dimension splits, counted from the
-# end; every other weight is whole on each device. As in Shoeybi et al. 2019,
-# "Megatron-LM", section 3: columns of what opens a branch, rows of what closes it.
+
+class SplitRule(NamedTuple):
+    """Where the weights of some paths are split.
+
+    Attributes:
+        pattern: string. Regular expression of the end of the weight's path.
+        axis: int or None. The axis split over `model`; None is replicated.
+    """
+
+    pattern: str
+    axis: int | None
+
+
+# Shapes: D hidden, N heads, H head size, F intermediate, V vocabulary, P positions.
 SPLIT_RULES = (
-    (r"attention/query_key_value/(kernel|bias)", -1),  # by heads
-    (r"attention/output_projection/kernel", -2),
-    (r"mlp/expand/(kernel|bias)", -1),
-    (r"mlp/contract/kernel", -2),
-    (r"token_embedding/embeddings", -2),  # by vocabulary
-    (r"token_embedding/reverse_embeddings", -1),  # an untied head
+    SplitRule(r"token_embedding/embeddings", 0),  # [V, D], by rows
+    SplitRule(r"token_embedding/reverse_embeddings", 1),  # [D, V], if untied
+    SplitRule(r"position_embedding/embeddings", None),  # [P, D]
+    SplitRule(r"attention/query_key_value/kernel", 1),  # [D, 3NH], by heads
+    SplitRule(r"attention/query_key_value/bias", 0),  # [3NH], by heads
+    SplitRule(r"attention/output_projection/kernel", 0),  # [NH, D], by heads
+    SplitRule(r"attention/output_projection/bias", None),  # [D], after the sum
+    SplitRule(r"mlp/expand/kernel", 1),  # [D, F], by columns
+    SplitRule(r"mlp/expand/bias", 0),  # [F]
+    SplitRule(r"mlp/contract/kernel", 0),  # [F, D], by rows
+    SplitRule(r"mlp/contract/bias", None),  # [D], after the sum
+    SplitRule(r"\w*norm/(gamma|beta)", None),  # [D]
 )
-_BY_HEAD = re.compile(r"(.*/)?attention/query_key_value/(kernel|bias)")
+_COMPILED = [
+    (re.compile(rf"(?:^|/){rule.pattern}$"), rule.axis) for rule in SPLIT_RULES
+]
+
+# What `model` must divide, for all parts to be equal.
+SPLIT_FIELDS = ("num_heads", "intermediate_dim", "vocabulary_size")
 
 
 def split_axis(path: str) -> int | None:
-    """Returns the axis, counted from the end, along which a weight is split.
+    """Returns the axis along which a weight is split over `model`.
 
     Args:
-        path: string. Of a variable of `GPTBackbone`.
+        path: string. The weight's `path`, such as `"transformer_layer_0/mlp/expand/
+            kernel"`.
 
     Returns:
-        Negative int, or None for a weight that every device has whole.
+        The axis, or None where each device has the whole of it. Weights without a
+        rule, such as the seeds of dropout, are whole everywhere.
     """
-    for pattern, axis in SPLIT_RULES:
-        if re.fullmatch(rf"(.*/)?{pattern}", path):
-            return axis
-    return None
-
-
-def is_split_by_head(path: str) -> bool:
-    """Returns whether a weight's last axis is queries, keys and values of heads."""
-    return bool(_BY_HEAD.fullmatch(path))
+    return next((axis for pattern, axis in _COMPILED if pattern.search(path)), None)
 
 
 def parse_mesh(text: str) -> dict[str, int]:
     """Reads a mesh such as `"batch:4,model:2"`.
 
+    Args:
+        text: string. Dimensions and their sizes; one that is left out has size 1.
+
     Returns:
-        Dict of `"batch"` and `"model"` to their sizes; one not given has size 1.
+        Both dimensions, in the order of `MESH_DIMENSIONS`, to their sizes.
 
     Raises:
-        ValueError: if the text is none, or names another dimension.
+        ValueError: if it is not of that form.
     """
-    sizes: dict[str, int] = {}
+    mesh: dict[str, int] = {}
     for part in text.split(","):
-        name, colon, size = part.strip().partition(":")
-        known = name in DIMENSIONS and name not in sizes
-        if not (known and colon and size.isdecimal() and int(size) >= 1):
+        name, colon, size = (word.strip() for word in part.partition(":"))
+        if not colon or not re.fullmatch(r"[0-9]{1,9}", size):
             raise ValueError(
-                "mesh must be like 'batch:4,model:2', each dimension once with a "
-                f"positive size, got {text!r}."
+                "mesh must be dimensions and sizes such as batch:4,model:2, "
+                f"got {text!r}."
             )
-        sizes[name] = int(size)
-    return {name: sizes.get(name, 1) for name in DIMENSIONS}
+        if name in mesh:
+            raise ValueError(f"mesh must name {name} once, got {text!r}.")
+        mesh[name] = int(size)
+    _check_dimensions(mesh)
+    return {name: mesh.get(name, 1) for name in MESH_DIMENSIONS}
 
 
 def check_mesh(config: GPTConfig, mesh: Mapping[str, int]) -> None:
-    """Checks that a mesh divides what it splits of a model.
+    """Checks that a mesh can split a network into equal parts.
+
+    Args:
+        config: `GPTConfig`.
+        mesh: dimension to size. One that is left out has size 1.
 
     Raises:
-        ValueError: if `model` does not divide the heads, the MLP's inner width or
-            the vocabulary.
+        ValueError: if a dimension is unknown, its size is not positive, or `model`
+            does not divide `num_heads`, `intermediate_dim` or `vocabulary_size`.
     """
-    size = mesh["model"]
-    for name in ("num_heads", "intermediate_dim", "vocabulary_size"):
-        value = getattr(config, name)
-        if value % size:
+    _check_dimensions(mesh)
+    parts = mesh.get("model", 1)
+    for field in SPLIT_FIELDS:
+        if getattr(config, field) % parts:
             raise ValueError(
-                f"mesh must divide the model: {name} = {value} is no multiple of "
-                f"model:{size}."
+                f"{field} must be divisible by the mesh's model dimension, "
+                f"got {getattr(config, field)} and {parts}."
             )
+
+
+def padded_vocabulary_size(vocabulary_size: int, mesh: Mapping[str, int]) -> int:
+    """Returns the least size, from that on, which `model` divides.
+
+    GPT-2's 50257 tokens fit no mesh; a table with rows that no token takes does.
+    """
+    parts = mesh.get("model", 1)
+    return -(-vocabulary_size // parts) * parts
+
+
+def _check_dimensions(mesh: Mapping[str, int]) -> None:
+    for name, size in mesh.items():
+        if name not in MESH_DIMENSIONS:
+            raise ValueError(
+                f"mesh must have dimensions {' and '.join(MESH_DIMENSIONS)}, "
+                f"got {name!r}."
+            )
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ValueError(f"mesh's {name} must be a positive integer, got {size!r}.")

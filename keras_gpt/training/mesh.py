@@ -10,6 +10,7 @@ tensor, and adds the communication.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from tensorflow.experimental import dtensor
 
 from keras_gpt.data.batch import ExampleBatch
 from keras_gpt.layers.attention import columns_by_head
-from keras_gpt.training.layouts import check_mesh, is_split_by_head, split_axis
+from keras_gpt.training.layouts import check_mesh, split_axis
 
 BATCH, MODEL = "batch", "model"
 
@@ -29,8 +30,7 @@ class _Split(NamedTuple):
     """How one variable lies on a mesh.
 
     Attributes:
-        axis: int. Axis split over the `model` dimension, counted from the end; None
-            for none.
+        axis: int. Axis split over the `model` dimension; None for none.
         heads: int. Heads in the last axis, which are put side by side there; 0 for
             none.
     """
@@ -94,7 +94,7 @@ class MeshStrategy:
         splits = [(v, _split_of(v, backbone.config)) for v in backbone.variables]
         if optimizer is not None:
             of_weight = {id(variable): split for variable, split in splits}
-            weights = [of_weight[id(v)] for v in backbone.trainable_variables]
+            weights = [(v, of_weight[id(v)]) for v in backbone.trainable_variables]
             splits += _state_splits(optimizer, weights)
         for variable, split in splits:
             if id(variable) not in self._placed:
@@ -174,32 +174,37 @@ class Placed:
 
 
 def _split_of(variable: Any, config: Any) -> _Split:
-    by_head = is_split_by_head(variable.path)
+    by_head = re.search(r"/query_key_value/(kernel|bias)$", variable.path)
     return _Split(split_axis(variable.path), config.num_heads if by_head else 0)
 
 
-def _state_splits(optimizer: Any, weights: list[_Split]) -> list[tuple[Any, _Split]]:
+# Adafactor's states that hold means of a matrix, and over which axis from its end.
+_MEANS = {"_r": 1, "_c": 2}
+
+
+def _state_splits(
+    optimizer: Any, weights: Sequence[tuple[Any, _Split]]
+) -> list[tuple[Any, _Split]]:
     """Pairs an optimizer's variables with splits: as the weight that each is of."""
     found: dict[int, _Split] = {}
     for name, states in vars(optimizer).items():
-        if isinstance(states, list) and len(states) == len(weights):
-            for state, split in zip(states, weights, strict=True):
-                if len(state.shape):  # Adafactor has dummies in the place of some
-                    found[id(state)] = _without_axis(split, _MEANS.get(name))
+        if not (isinstance(states, list) and len(states) == len(weights)):
+            continue
+        for state, (weight, split) in zip(states, weights, strict=True):
+            if name not in _MEANS:
+                found[id(state)] = split
+            elif len(weight.shape) >= 2:  # it has dummies in the place of others
+                removed = len(weight.shape) - _MEANS[name]
+                found[id(state)] = _without_axis(split, removed)
     return [(v, found.get(id(v), _Split())) for v in optimizer.variables]
 
 
-# Adafactor's states that hold means of a matrix, and over which of its axes.
-_MEANS = {"_r": -1, "_c": -2}
-
-
-def _without_axis(split: _Split, removed: int | None) -> _Split:
-    if removed is None or split.axis is None:
-        return split
-    if split.axis == removed:
+def _without_axis(split: _Split, removed: int) -> _Split:
+    if split.axis is None or split.axis == removed:
         return _Split()
-    # The last axis stays last when the one before it goes.
-    return split if removed == -2 else _Split(split.axis + 1)
+    if split.axis > removed:
+        return split._replace(axis=split.axis - 1)
+    return split._replace(heads=0)
 
 
 def _by_head(value: np.ndarray, heads: int, *, back: bool = False) -> np.ndarray:
