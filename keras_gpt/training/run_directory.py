@@ -14,6 +14,9 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+# Fields of the config that a resumed run may have otherwise: its losses stay the same.
+MAY_CHANGE = ("accumulate", "remat", "jit_compile", "keep_checkpoints", "sample_tokens")
+
 
 class RunDirectory:
     """Claims an output directory for one run, or finds that run again.
@@ -130,6 +133,9 @@ class RunDirectory:
 
     def _check_same(self, identity: Mapping[str, Any]) -> None:
         there, here = _flatten(_read_json(self.run_file)), _flatten(identity)
+        for known in (there, here):
+            for name in MAY_CHANGE:
+                known.pop(f"config.{name}", None)
         differing = [
             f"{key} is {there.get(key)!r} there and {here.get(key)!r} now"
             for key in sorted(set(there) | set(here))

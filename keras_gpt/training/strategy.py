@@ -124,7 +124,11 @@ def num_workers(strategy: Strategy) -> int:
 
 
 def num_devices(strategy: Strategy) -> int:
-    """Returns how many devices train together."""
+    """Returns how many devices train together; the parts of one CPU are one."""
+    if not tf.config.list_physical_devices("GPU") and not isinstance(
+        strategy, tf.distribute.TPUStrategy
+    ):
+        return num_workers(strategy)
     if isinstance(strategy, MeshStrategy):
         return strategy.mesh.size
     return strategy.num_replicas_in_sync

@@ -361,6 +361,12 @@ def test_sources_out_of_range(name, weight, message):
         DataSource(name, ("a.txt",), weight)
 
 
+def test_processes_are_as_many_as_the_input_is_worth(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(4))
+    sizes = [0, 63_000_000, 65_000_000, 10**10]
+    assert [prepare.default_workers(size) for size in sizes] == [1, 1, 2, 4]
+
+
 def test_arguments_out_of_range(tokenizer, lines, tmp_path):
     for options, message in (
         ({"runner": "cloud"}, "runner must be one of local, beam"),

@@ -180,7 +180,7 @@ def test_bad_rows_end_at_once_with_their_reason(call):
         ("temperature", -1.0),
         ("top_p", np.nan),
         ("stop_token_ids", 10**6),
-        ("bad_words", b"y" * 65),
+        ("bad_words_bytes", b"y" * 65),
     ],
 )
 def test_a_state_that_no_call_returned_ends_its_row_alone(call, name, value):

@@ -1,4 +1,4 @@
-"""The command prepare_data: what its flags become, exit codes, one line an error."""
+"""The command prepare_data: what its flags become, exit codes, one-line errors."""
 
 import dataclasses
 import json
