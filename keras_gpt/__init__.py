@@ -45,6 +45,7 @@ _SUBPACKAGES = (
     "data",
     "export",
     "generation",
+    "planning",
     "sampling",
     "scoring",
     "tools",

@@ -23,6 +23,7 @@ _LIBRARY = _MODELS_AND_BELOW | {
     "data",
     "generation",
     "interpretability",
+    "planning",
     "presets",
     "quiet",
     "sampling",
@@ -50,6 +51,8 @@ ALLOWED: dict[str, set[str]] = {
     },
     "training": _MODELS_AND_BELOW | {"data"},
     "checkpoints": _MODELS_AND_BELOW | {"presets", "zero_copy"},
+    # The table of weights is that of the checkpoints.
+    "planning": {"config", "checkpoints", "training"},
     "transformers": _MODELS_AND_BELOW,
     "interpretability": _MODELS_AND_BELOW,
     "baselines": {"config", "layers"},
