@@ -16,6 +16,7 @@ TOOLS = {
     "convert_checkpoint": "converts a checkpoint to another format",
     "export": "writes a SavedModel that tensorflow alone runs",
     "serve": "serves an exported model on this machine, over gRPC and REST",
+    "inspect": "tells a model's weights, and what training it takes",
     "benchmark": "compares speeds with those of peers",
 }
 

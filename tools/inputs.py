@@ -39,6 +39,29 @@ def load_model(path: str) -> Any:
     return lm
 
 
+def load_config(model: str) -> Any:
+    """Reads the `GPTConfig` of a named size, or of whatever `from_preset` takes.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is broken.
+    """
+    from keras_gpt import GPTBackbone, GPTConfig, presets
+    from keras_gpt.config import NAMED_SIZES
+
+    if model in NAMED_SIZES:
+        return GPTConfig.named(model)
+    try:
+        found = presets.find(model)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"model must be one of {', '.join(NAMED_SIZES)}, or a preset: {error}"
+        ) from error
+    if found.checkpoint is not None:
+        return found.checkpoint.config
+    return GPTBackbone.from_preset(model, load_weights=False).config
+
+
 def load_tokenizer(path: str) -> Any:
     """Loads a `GPTTokenizer` from a folder of vocab.json and merges.txt."""
     from keras_gpt import GPTTokenizer
