@@ -2,10 +2,12 @@
 
 import contextlib
 import gzip
+import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from keras_gpt import (
 )
 from keras_gpt.export.server import Server, ServerOptions
 from keras_gpt.tools import cli
+from tests.free_addresses import free_addresses
 
 README = Path(__file__).parents[1] / "README.md"
 # `make` targets are what runs these tests; the demo has a test of its own.
@@ -66,6 +69,24 @@ def run_curl(words):
     )
 
 
+def run_in_own_processes(words):
+    """Runs what must begin before TensorFlow uses the devices, and each worker."""
+    workers = next((w for w in words if w.startswith("--workers=")), None)
+    count = 1
+    if workers is not None:
+        count = len(workers.split(","))
+        words[words.index(workers)] = "--workers=" + ",".join(free_addresses(count))
+    processes = [
+        subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", "keras_gpt.tools.cli", *words],
+            env={**os.environ, "JOB_COMPLETION_INDEX": str(index)},
+        )
+        for index in range(count)
+    ]
+    for process in processes:
+        assert process.wait(timeout=200) == 0, words
+
+
 def test_commands_run_in_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = "".join(
@@ -92,6 +113,9 @@ def test_commands_run_in_order(tmp_path, monkeypatch):
                 run_curl(words)
                 continue
             assert program == "keras-gpt", command
+            if any(word.startswith("--strategy=") for word in words):
+                run_in_own_processes(shortened(words))
+                continue
             assert cli.main(shortened(words)) == 0, command
     assert Path("served/1/saved_model.pb").exists()
 

@@ -1,6 +1,7 @@
 """Tests of finding the workers of a run, and of waiting for them."""
 
 import json
+import socket
 import threading
 import time
 
@@ -8,7 +9,7 @@ import pytest
 
 from keras_gpt.training import Cluster, find_cluster, make_strategy
 from keras_gpt.training.cluster import wait_for_workers
-from tests.training.strategies_test import free_addresses
+from tests.free_addresses import free_addresses
 
 
 def _config(cluster, kind, index):
@@ -91,7 +92,7 @@ def test_workers_wait_for_a_late_one():
 
 def test_an_address_in_use_is_named():
     here, there = free_addresses(2)
-    with __import__("socket").socket() as taken:
+    with socket.socket() as taken:
         taken.bind(("", int(here.rsplit(":")[-1])))
         taken.listen()
         with pytest.raises(ValueError, match=f"{here} cannot be taken"):

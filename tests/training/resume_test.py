@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from tests.training.strategies_test import free_addresses
+from tests.free_addresses import free_addresses
 
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 40
 STEPS = 60

@@ -5,13 +5,14 @@ before TensorFlow uses it.
 """
 
 import json
-import socket
 import subprocess
 import sys
 import textwrap
 
 import numpy as np
 import pytest
+
+from tests.free_addresses import free_addresses
 
 STEPS = 20
 TOLERANCE = 1e-4
@@ -115,16 +116,6 @@ def test_losses_equal_those_of_one_device(one_device, make):
     results = _results(_start([{"make": make, **option} for option in options]))
     for option, result in zip(options, results, strict=True):
         _check(result, one_device[json.dumps(option if option in KINDS else {})])
-
-
-def free_addresses(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("localhost", 0))
-    addresses = [f"localhost:{one.getsockname()[1]}" for one in sockets]
-    for one in sockets:
-        one.close()
-    return addresses
 
 
 @pytest.mark.distributed
