@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 _SUBPACKAGES = (
+    "baselines",
     "checkpoints",
     "data",
     "export",
