@@ -16,6 +16,7 @@ WORDS = {
     "train": "tokens/s of a training step, beside the same step in torch eager",
     "tokenize": "MB/s of GPTTokenizer in tf.data, beside KerasHub and tokenizers",
     "decode": "tokens/s of greedy decoding, beside transformers, KerasHub, CTranslate2",
+    "language_models": "perplexity of a GPT and an LSTM after the same training time",
     "export": "size of an exported model, time to load it, and its first requests",
 }
 
@@ -43,8 +44,17 @@ def define_flags(flags: absl_flags.FlagValues) -> None:
         flag_values=flags,
     )  # fmt: skip
     absl_flags.DEFINE_string(
-        "input", None, "tokenize: UTF-8 text file; optional", flag_values=flags
-    )
+        "input", None, "tokenize, language_models: UTF-8 text file; optional",
+        flag_values=flags,
+    )  # fmt: skip
+    absl_flags.DEFINE_string(
+        "validation", None, "language_models: text to measure perplexity on; optional",
+        flag_values=flags,
+    )  # fmt: skip
+    absl_flags.DEFINE_float(
+        "minutes", 10.0, "language_models: training time of each", lower_bound=0.0,
+        flag_values=flags,
+    )  # fmt: skip
     absl_flags.DEFINE_string(
         "vocabulary", None,
         "tokenize, decode, export: GPT-2 vocabulary (JSON); optional",

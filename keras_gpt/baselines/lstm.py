@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from keras_gpt.layers.dropout import Dropout
 from keras_gpt.layers.embeddings import TokenEmbedding
 from keras_gpt.layers.initializers import normal
 
@@ -89,7 +90,7 @@ class LSTMLanguageModel(keras.Model):
             for index in range(num_layers)
         ]
         self.dropout_layers = [
-            keras.layers.Dropout(dropout, dtype=dtype, name=f"dropout_{index}")
+            Dropout(dropout, dtype=dtype, name=f"dropout_{index}")
             for index in range(num_layers + 1)
         ]
         self.build((None, None))

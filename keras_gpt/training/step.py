@@ -191,9 +191,14 @@ def make_eval_step(
     return lambda batch: eval_step(on_replicas(strategy, batch)[0])
 
 
-def _loss_sum(backbone: Any, batch: ExampleBatch, **kwargs: Any) -> LossSum:
+def _loss_sum(
+    backbone: Any, batch: ExampleBatch, *, training: bool, remat: bool = False
+) -> LossSum:
     """Runs the network: the loss summed over the counted targets of a batch."""
-    kwargs = {name: value for name, value in kwargs.items() if value is not False}
+    # Only what is wanted: networks of other kinds know neither remat nor masks.
+    kwargs: dict[str, Any] = {"training": training}
+    if remat:
+        kwargs["remat"] = True
     if batch.segments is not None:
         kwargs["mask"] = segment_mask(batch.segments[:, :-1])
         kwargs["positions"] = segment_positions(kwargs["mask"])

@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras_gpt import GPTConfig
 from keras_gpt.baselines import LSTMLanguageModel
 from keras_gpt.baselines.lstm import count_weights
+from keras_gpt.data import ExampleBatch
 from keras_gpt.training import make_eval_step, make_train_step, training_optimizer
 
 TEXT = "the king is dead, long live the king; "
@@ -109,12 +110,12 @@ def test_it_learns_a_tiny_text_by_the_training_step(jit_compile):
     score = make_eval_step(model, jit_compile=jit_compile)
 
     def loss():
-        sums = score(tf.constant(windows[:8]), tf.ones([8, 32], tf.bool))
+        sums = score(ExampleBatch(windows[:8]))
         return float(sums.total / sums.count)
 
     assert loss() == pytest.approx(math.log(len(letters)), abs=0.1)
     for step in range(60):
-        train(tf.constant(windows[step % 5 * 8 :][:8]))
+        train(ExampleBatch(windows[step % 5 * 8 :][:8]))
     # Letters alone, without what stands before them, cost more.
     assert loss() < 0.4 < entropy_of_characters(ids)
 
