@@ -13,7 +13,7 @@ from keras_gpt.tools import command
 
 DESCRIPTION = "compares speeds with those of peers"
 WORDS = {
-    "train": "tokens/s of a training step, beside the same step in torch eager",
+    "train": "tokens/s of a training step, beside the same step in torch",
     "tokenize": "MB/s of GPTTokenizer in tf.data, beside KerasHub and tokenizers",
     "decode": "tokens/s of greedy decoding, beside transformers, KerasHub, CTranslate2",
     "language_models": "perplexity of a GPT and an LSTM after the same training time",
@@ -28,6 +28,10 @@ def define_flags(flags: absl_flags.FlagValues) -> None:
         "train: char (4 layers, 128 wide, context 64, batch 12) or 124m (GPT-2 "
         "small, context 256, batch 1)",
         flag_values=flags,
+    )  # fmt: skip
+    absl_flags.DEFINE_bool(
+        "variants", False, "train: what each choice of the step is worth, in place of "
+        "the peers", flag_values=flags,
     )  # fmt: skip
     absl_flags.DEFINE_integer(
         "rounds", 3, "Measurements of each side, in turn", flag_values=flags

@@ -149,6 +149,28 @@ def barrier(strategy: Strategy) -> None:
         meet()
 
 
+def agree(strategy: Strategy, value: int) -> bool:
+    """Returns whether every worker came with the same number."""
+    if isinstance(strategy, MeshStrategy) or num_workers(strategy) == 1:
+        return True
+
+    @tf.function
+    def sums(number: tf.Tensor) -> Any:
+        # Equal numbers are those whose squares' mean is the square of their mean.
+        return strategy.run(
+            lambda x: tf.distribute.get_replica_context().all_reduce(
+                tf.distribute.ReduceOp.MEAN, [tf.identity(x), x * x]
+            ),
+            args=(number,),
+        )
+
+    mean, square = (
+        float(strategy.experimental_local_results(total)[0])
+        for total in sums(tf.constant(value, tf.float64))
+    )
+    return square == mean * mean == float(value) ** 2
+
+
 def read_variable(strategy: Strategy, variable: Any) -> tf.Tensor | np.ndarray:
     """Returns the value that a Keras variable has in training, whole.
 

@@ -36,6 +36,7 @@ from keras_gpt.training.speed import Speed, measure_peak_flops
 from keras_gpt.training.step import StepMetrics, make_eval_step, make_train_step
 from keras_gpt.training.strategy import (
     Strategy,
+    agree,
     is_chief,
     local_rows,
     num_devices,
@@ -184,6 +185,11 @@ class TrainLoop:
 
     def _train(self) -> None:
         config = self._config
+        if not agree(self._strategy, self.step):
+            raise ValueError(
+                "output_dir must be one that all workers see, but they do not all "
+                f"resume at step {self.step} in {self._directory.path!r}."
+            )
         self._log = RunLog(self._directory.logs) if self._chief else None
         if self._chief:
             self._peak_flops = measure_peak_flops(

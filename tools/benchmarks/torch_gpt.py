@@ -69,6 +69,7 @@ def train_step(
     beta_2: float,
     weight_decay: float,
     clip_norm: float,
+    compiled: bool = False,
 ) -> Callable[[], Any]:
     """Returns a training step on one random batch; it returns the loss."""
     config = GPTConfig.named(size, max_sequence_length=context_length)
@@ -85,9 +86,11 @@ def train_step(
     )
     ids = torch.randint(0, config.vocabulary_size, (batch_size, context_length + 1))
 
+    network = torch.compile(model) if compiled else model
+
     def step() -> Any:
         optimizer.zero_grad(set_to_none=True)
-        loss = model(ids[:, :-1], ids[:, 1:])
+        loss = network(ids[:, :-1], ids[:, 1:])
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
         optimizer.step()
