@@ -127,7 +127,7 @@ def _define_run_flags(flags: absl_flags.FlagValues) -> None:
         flag_values=flags,
     )  # fmt: skip
     absl_flags.DEFINE_integer(
-        "context_length", None, "Tokens per window; optional, as in --size",
+        "context_length", None, "Tokens per window; optional, as in dataset or size",
         flag_values=flags,
     )  # fmt: skip
     absl_flags.DEFINE_enum(
@@ -197,8 +197,11 @@ def run(flags: absl_flags.FlagValues) -> None:
     paths = inputs.text_paths(flags.input) if flags.input else None
     strategy = _strategy(flags)  # before anything else uses the devices
 
+    from keras_gpt.data import PackedDataset
     from keras_gpt.training import WorkerLostError, pretrain
 
+    if flags.dataset and flags.context_length is None:
+        flags["context_length"].value = PackedDataset(flags.dataset).context_length
     tokenizer = _tokenizer(flags, paths)
     config = pretrain_config(flags, tokenizer.vocabulary_size())
     try:

@@ -68,6 +68,20 @@ def test_the_command_is_the_function(folder, tokenizer, tmp_path, capsys):
     assert f"{content['totals']['train']['tokens']:,} tokens" in output
 
 
+def test_pretrain_takes_tokenizer_and_context_from_the_dataset(folder, tmp_path):
+    flags = [f"--input={folder}/a.txt", "--document=line", "--validation_fraction=0.3"]
+    assert cli.main(arguments(folder, tmp_path / "dataset", *flags)) == 0
+    tiny = ["--size=gpt_nano", "--num_layers=1", "--jit_compile=false", "--steps=2"]
+    command = ["pretrain", f"--dataset={tmp_path}/dataset", f"--output={tmp_path}/run"]
+    more = ["--warmup_steps=1", "--eval_batches=1", "--sample_tokens=0", *tiny]
+    assert cli.main([*command, *more]) == 0
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["config"]["context_length"] == 8
+    packed = PackedDataset(tmp_path / "dataset")
+    assert report["config"]["model"]["vocabulary_size"] == packed.vocabulary_size
+    assert report["corpus"]["train_tokens"] == packed.num_tokens("train")
+
+
 def test_every_setting_has_a_flag_with_its_default():
     flags = absl_flags.FlagValues()
     tool.define_flags(flags)
