@@ -141,3 +141,19 @@ def test_bad_arguments():
         training_optimizer(variables, beta_2=1.0)
     with pytest.raises(ValueError, match="weight_decay"):
         training_optimizer(variables, weight_decay=-0.1)
+
+
+def test_bfloat16_keeps_weights_and_loss_in_float32():
+    losses = {}
+    for dtype in ("float32", "mixed_bfloat16"):
+        keras.utils.set_random_seed(0)
+        fields = {"hidden_dim": 8, "dtype": dtype, **FIELDS}
+        backbone = GPTBackbone.from_size("gpt_nano", **fields)
+        optimizer = training_optimizer(backbone.trainable_variables, learning_rate=0.01)
+        train_step = make_train_step(backbone, optimizer=optimizer)
+        metrics = [train_step(ExampleBatch(_batch())) for _ in range(10)]
+        losses[dtype] = [float(one.loss) for one in metrics]
+        assert metrics[0].loss.dtype == tf.float32
+        assert {v.dtype for v in backbone.trainable_variables} == {"float32"}
+    np.testing.assert_allclose(*losses.values(), atol=0.02)
+    assert losses["float32"] != losses["mixed_bfloat16"]
