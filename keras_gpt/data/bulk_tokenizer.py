@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 from keras_gpt.data.corpus import encode_text, text_chunks
 from keras_gpt.tokenizer import GPTTokenizer, gpt2_files, tokenizer_json
+
+T = TypeVar("T")
 
 # Text handed to the `tokenizers` library at once: its result takes a hundredfold.
 BATCH_CHARACTERS = 1_000_000
@@ -100,20 +102,29 @@ class BulkTokenizer:
     def _ids(self, chunks: list[str]) -> list[np.ndarray]:
         """Ids of each chunk; of a very long document, some chunks at a time."""
         ids: list[np.ndarray] = []
-        for batch in _batches(chunks):
+        for batch in portions(chunks, size=len, limit=BATCH_CHARACTERS):
             found = self._pipeline.encode_batch_fast(batch, add_special_tokens=False)
             ids += [np.array(encoding.ids, np.int32) for encoding in found]
         return ids
 
 
-def _batches(chunks: list[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    size = 0
-    for chunk in chunks:
-        batch.append(chunk)
-        size += len(chunk)
-        if size >= BATCH_CHARACTERS:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+def portions(
+    items: Iterable[T], *, size: Callable[[T], int], limit: int
+) -> Iterator[list[T]]:
+    """Yields the items in lists, each ended once its sizes reach the limit.
+
+    Args:
+        items: iterable.
+        size: function of an item to its size.
+        limit: int. Of the sizes of a list together.
+    """
+    portion: list[T] = []
+    total = 0
+    for item in items:
+        portion.append(item)
+        total += size(item)
+        if total >= limit:
+            yield portion
+            portion, total = [], 0
+    if portion:
+        yield portion

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_gpt.data import files
-from keras_gpt.data.bulk_tokenizer import BulkTokenizer
+from keras_gpt.data.bulk_tokenizer import BulkTokenizer, portions
 from keras_gpt.data.documents import Piece, Reading, read_documents
 from keras_gpt.data.records import Packer, RecordFormat
 from keras_gpt.tokenizer import GPT1Tokenizer, GPTTokenizer
@@ -273,7 +273,9 @@ class _ShardWriter:
 
     def add(self, documents: list[Document]) -> None:
         """Adds documents, in order."""
-        for batch in _batches(documents):
+        for batch in portions(
+            documents, size=lambda document: len(document.text), limit=_BATCH_BYTES
+        ):
             texts = [document.text for document in batch]
             names = [self._files[document.file] for document in batch]
             for ids in self._bulk.encode(texts, names=names):
@@ -325,16 +327,3 @@ def _local_temporary(path: str) -> str:
     handle, name = tempfile.mkstemp(prefix="keras_gpt-")
     os.close(handle)
     return name
-
-
-def _batches(documents: list[Document]) -> Iterator[list[Document]]:
-    batch: list[Document] = []
-    size = 0
-    for document in documents:
-        batch.append(document)
-        size += len(document.text)
-        if size >= _BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
