@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from absl import flags as absl_flags
 
 from keras_gpt.config import ACTIVATIONS, NAMED_SIZES
 from keras_gpt.tools import command, inputs
 
+if TYPE_CHECKING:
+    from keras_gpt.training import WorkerLostError
+
 DESCRIPTION = "trains a GPT on text files"
 
-# How often a process was started again, in its environment.
+# How often a process was started again since which step, in its environment.
 RESTARTS = "KERAS_GPT_RESTARTS"
 
 # Fields of GPTConfig that flags of the same name change; None keeps the size's own.
@@ -178,7 +181,8 @@ def _define_strategy_flags(flags: absl_flags.FlagValues) -> None:
     )  # fmt: skip
     absl_flags.DEFINE_integer(
         "max_restarts", 10, "multi_worker: how often to start again from the last "
-        "checkpoint when another worker is lost", flag_values=flags,
+        "checkpoint when another worker is lost before there was a step forward",
+        flag_values=flags,
     )  # fmt: skip
     absl_flags.DEFINE_string(
         "tpu", "", "tpu: its name or address; optional", flag_values=flags
@@ -234,19 +238,22 @@ def _strategy(flags: absl_flags.FlagValues) -> Any:
     )
 
 
-def _start_again(error: Exception, max_restarts: int) -> NoReturn:
+def _start_again(error: WorkerLostError, max_restarts: int) -> NoReturn:
     """Replaces this process with a new one of the same command.
 
     TensorFlow cannot connect its workers a second time within one process.
 
     Raises:
-        Exception: `error`, when that was done `max_restarts` times already.
+        WorkerLostError: `error`, when that was done `max_restarts` times without a
+            step forward.
     """
-    restarts = int(os.environ.get(RESTARTS, "0"))
-    if restarts >= max_restarts:
+    count, step = map(int, os.environ.get(RESTARTS, "0@0").split("@"))
+    if error.step > step:
+        count = 0
+    if count >= max_restarts:
         raise error
-    print(f"{error} Starting again ({restarts + 1} of {max_restarts}).", flush=True)
-    os.environ[RESTARTS] = str(restarts + 1)
+    print(f"{error} Starting again ({count + 1} of {max_restarts}).", flush=True)
+    os.environ[RESTARTS] = f"{count + 1}@{max(step, error.step)}"
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 

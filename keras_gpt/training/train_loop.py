@@ -61,7 +61,16 @@ class DivergenceError(ValueError):
 
 
 class WorkerLostError(ConnectionError):
-    """Another worker ended; the run goes on from its last checkpoint."""
+    """Another worker ended; the run goes on from its last checkpoint.
+
+    Args:
+        message: string.
+        step: int. Steps done until then.
+    """
+
+    def __init__(self, message: str, *, step: int) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 class TrainLoop:
@@ -180,7 +189,8 @@ class TrainLoop:
                 raise
             raise WorkerLostError(
                 f"A worker was lost near step {self.step}: "
-                f"{_first_line(error)} {self._checkpoints.last_good()}"
+                f"{_first_line(error)} {self._checkpoints.last_good()}",
+                step=self.step,
             ) from error
 
     def _train(self) -> None:
