@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import math
 from typing import Any
 
@@ -9,7 +10,7 @@ import keras
 import tensorflow as tf
 
 
-class Schedule(keras.optimizers.schedules.LearningRateSchedule):
+class Schedule(keras.optimizers.schedules.LearningRateSchedule, abc.ABC):
     """A linear warm-up from 0 to the peak, and then `_fallen` of the way down.
 
     Step `warmup_steps` has the peak, step `total_steps` and all later ones the
@@ -57,9 +58,9 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         falling = self.minimum + (self.peak - self.minimum) * left
         return tf.where(step < self.warmup_steps, rising, falling)
 
+    @abc.abstractmethod
     def _fallen(self, done: tf.Tensor) -> tf.Tensor:
         """Maps the share of the steps after the warm-up to that of the way down."""
-        raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
