@@ -5,13 +5,11 @@ import json
 import math
 import os
 import pathlib
-import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -19,14 +17,9 @@ import tensorflow as tf
 from keras_gpt.config import GPTConfig
 from keras_gpt.data import (
     CorpusData,
-    DataSource,
-    PackedDataset,
-    PrepareConfig,
     TokenCorpus,
     encode_corpus,
-    prepare_data,
 )
-from keras_gpt.models import GPTBackbone
 from keras_gpt.tokenizer import train_tokenizer
 from keras_gpt.training import (
     CheckpointError,
@@ -34,7 +27,6 @@ from keras_gpt.training import (
     DivergenceError,
     PretrainConfig,
     checkpointing,
-    make_eval_step,
     pretrain,
 )
 
@@ -333,99 +325,6 @@ def test_samples_are_logged_and_do_not_disturb(finished, corpus, tmp_path):
     for text in texts.values():
         # The first token of the vocabulary, and five more.
         assert len(text.replace("\n    ", "\n")) == 4 + 6
-
-
-@pytest.fixture(scope="module")
-def shards(corpus, tmp_path_factory):
-    """A dataset of some lines, packed, and its tokenizer."""
-    folder = tmp_path_factory.mktemp("shards")
-    lines = folder / "lines.txt"
-    words = TEXT.split()
-    lines.write_text("".join(f"{a} {b} fox\n" for a in words[:9] for b in words[:9]))
-    tokenizer = train_tokenizer([pathlib.Path(corpus)], kind="char")
-    prepare_data(
-        PrepareConfig(
-            context_length=16, document="line", validation_fraction=0.2,
-            num_shards=3, segments=True,
-        ),
-        sources=[DataSource("lines", (str(lines),))],
-        tokenizer=tokenizer,
-        output_dir=str(folder / "dataset"),
-        workers=1,
-    )  # fmt: skip
-    return folder / "dataset", tokenizer
-
-
-def test_training_on_shards(shards, tmp_path):
-    dataset, tokenizer = shards
-    config = _config(tokenizer, steps=20, learning_rate=0.01, jit_compile=False)
-    result = pretrain(
-        config, dataset=dataset, output_dir=tmp_path / "run",
-        progress=lambda line: None,
-    )  # fmt: skip
-    packed = PackedDataset(dataset)
-    report = result.report
-    assert report["corpus"]["train_tokens"] == packed.num_tokens("train")
-    assert report["validation_loss"]["final"] < report["validation_loss"]["first"]
-    assert report["data_wait"] < 1.0
-    # The first loss is that of new weights on the first batch, by hand.
-    keras.utils.set_random_seed(0)
-    backbone = GPTBackbone(**config.model.to_dict())
-    batch = packed.training_batch(0, seed=0, batch_size=4)
-    total = count = 0.0
-    for window, mask, segments in zip(*batch, strict=True):
-        for number in set(segments[:-1].tolist()):
-            where = np.flatnonzero(segments[:-1] == number)
-            hidden = backbone.forward(tf.constant(window[where])[None]).hidden
-            log_probs = tf.nn.log_softmax(backbone.logits(hidden))[0].numpy()
-            for row, place in enumerate(where):
-                if mask[place]:
-                    total -= log_probs[row, window[place + 1]]
-                    count += 1
-    first = _losses(tmp_path / "run")[1]
-    assert first["kind"] == "train"
-    step = make_eval_step(backbone)(batch)
-    assert float(step.total) == pytest.approx(total, rel=1e-4)
-    assert float(step.count) == count
-
-
-def test_shards_that_do_not_fit(shards, tmp_path):
-    dataset, tokenizer = shards
-    config = _config(tokenizer, steps=2)
-
-    def train(config, **arguments):
-        pretrain(
-            config, output_dir=tmp_path / "run", **{"dataset": dataset, **arguments}
-        )
-
-    with pytest.raises(ValueError, match="context_length must be that of the dataset"):
-        train(dataclasses.replace(config, context_length=8))
-    other = train_tokenizer(["abc"], kind="char")
-    with pytest.raises(ValueError, match="tokenizer must be the one of the dataset"):
-        train(config, tokenizer=other)
-    small = dataclasses.replace(config.model, vocabulary_size=3)
-    with pytest.raises(ValueError, match="vocabulary_size of the model must be at"):
-        train(dataclasses.replace(config, model=small))
-    with pytest.raises(ValueError, match="corpus_paths or dataset must be given"):
-        train(config, corpus_paths=["a"])
-    with pytest.raises(ValueError, match="corpus_paths or dataset must be given"):
-        train(config, dataset=None)
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_damaged_shard_stops_the_run(shards, tmp_path):
-    dataset, tokenizer = shards
-    damaged = tmp_path / "dataset"
-    shutil.copytree(dataset, damaged)
-    shard = next((damaged / "lines").glob("train-*"))
-    content = bytearray(shard.read_bytes())
-    content[len(content) // 2] ^= 1
-    shard.write_bytes(content)
-    with pytest.raises(ValueError, match=f"{shard.name}.*must have the SHA-256"):
-        pretrain(
-            _config(tokenizer, steps=50, jit_compile=False), dataset=damaged,
-            output_dir=tmp_path / "run", progress=lambda line: None,
-        )  # fmt: skip
 
 
 @pytest.mark.parametrize(
