@@ -128,7 +128,7 @@ class CorpusData:
             start_step=start_step,
             rows=rows,
         )
-        return (ExampleBatch(windows) for windows in dataset)
+        return _ahead(ExampleBatch(w) for w in dataset.as_numpy_iterator())
 
     def evaluation_batches(
         self, *, batch_size: int, max_batches: int | None = None
