@@ -30,18 +30,20 @@ _LIBRARY = _MODELS_AND_BELOW | {
     "scoring",
     "training",
     "transformers",
+    "whole_files",
     "zero_copy",
 }
 ALLOWED: dict[str, set[str]] = {
     "config": set(),
     "quiet": set(),
+    "whole_files": set(),
     "zero_copy": set(),
     # What `from_preset` calls; `checkpoints` registers itself there.
     "presets": {"config"},
-    "tokenizer": {"presets"},
+    "tokenizer": {"presets", "whole_files"},
     "sampling": set(),
     "layers": {"config", "zero_copy"},
-    "data": {"config", "tokenizer"},
+    "data": {"config", "tokenizer", "whole_files"},
     # A task generates, so models sees generation, which knows no model.
     "scoring": set(),
     "generation": {"config", "layers", "sampling", "tokenizer"},
@@ -49,7 +51,7 @@ ALLOWED: dict[str, set[str]] = {
         *("config", "generation", "layers", "presets", "sampling", "scoring"),
         "tokenizer",
     },
-    "training": _MODELS_AND_BELOW | {"data"},
+    "training": _MODELS_AND_BELOW | {"data", "whole_files"},
     "checkpoints": _MODELS_AND_BELOW | {"presets", "zero_copy"},
     # The table of weights is that of the checkpoints.
     "planning": {"config", "checkpoints", "training"},

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import json
-from pathlib import Path
 from typing import Any
 
 from absl import flags as absl_flags
 
 from keras_gpt.tools import command
+from keras_gpt.whole_files import write_whole
 
 DESCRIPTION = "compares speeds with those of peers"
 WORDS = {
@@ -95,7 +95,7 @@ def run(flags: absl_flags.FlagValues, words: list[str]) -> None:
         module = importlib.import_module(f"keras_gpt.tools.benchmarks.{name}")
         results[name] = module.run(flags)
     if flags.json:
-        Path(flags.json).write_text(json.dumps(results, indent=2) + "\n")
+        write_whole(flags.json, json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 from absl import flags as absl_flags
 
 from keras_gpt.tools import command, inputs
+from keras_gpt.whole_files import write_whole
 
 DESCRIPTION = "tells a model's weights, and what training it takes"
 # Not read from the library, whose import would slow --help down.
@@ -132,7 +132,7 @@ def plan_settings(flags: absl_flags.FlagValues, config: Any) -> Any:
 
 def _write(path: str | None, content: dict[str, Any]) -> None:
     if path:
-        Path(path).write_text(json.dumps(content, indent=2) + "\n")
+        write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":

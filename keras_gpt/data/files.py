@@ -15,6 +15,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_gpt import whole_files
+
 BLOCK_BYTES = 1 << 20
 # Packed bytes handed to a decompressor at once: little, as they may grow a
 # thousandfold.
@@ -146,6 +148,9 @@ def copy_content(path: str, target: str) -> None:
 
 def write_whole(path: str, content: bytes) -> None:
     """Writes a file under a temporary name and renames it."""
+    if is_local(path):
+        whole_files.write_whole(path, content)
+        return
     temporary = temporary_name(path)
     with tf.io.gfile.GFile(temporary, "wb") as file:
         file.write(content)
@@ -166,7 +171,7 @@ def move(local: str, path: str) -> None:
 def temporary_name(path: str) -> str:
     """Returns a name beside a path that no other process writes."""
     folder, name = os.path.split(path)
-    return os.path.join(folder, f".tmp-{name}-{os.getpid()}")
+    return os.path.join(folder, f"{whole_files.TEMPORARY}{name}-{os.getpid()}")
 
 
 def local_folder(folder: str) -> str:

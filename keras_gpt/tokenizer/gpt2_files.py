@@ -12,6 +12,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from keras_gpt.whole_files import write_whole
+
 PathLike = str | os.PathLike[str]
 MERGES_HEADER = "#version: 0.2"
 
@@ -96,14 +98,3 @@ def write_vocabulary(path: PathLike, vocabulary: dict[str, int]) -> None:
 def write_merges(path: PathLike, merges: list[str]) -> None:
     """Writes a merges file, whole or not at all."""
     write_whole(path, "\n".join([MERGES_HEADER, *merges]) + "\n")
-
-
-def write_whole(path: PathLike, text: str) -> None:
-    """Writes a text file under a temporary name and renames it."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

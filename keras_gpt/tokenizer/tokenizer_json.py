@@ -17,6 +17,7 @@ import tokenizers
 from keras_gpt.tokenizer import gpt2_files
 from keras_gpt.tokenizer.gpt2_files import PathLike
 from keras_gpt.tokenizer.special_tokens import END_TOKEN, UNKNOWN_TOKEN
+from keras_gpt.whole_files import write_whole
 
 WORD_END = "</w>"
 
@@ -397,11 +398,11 @@ def write_folder(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     text = build_pipeline(contents, form).to_str(pretty=True)
-    gpt2_files.write_whole(folder / WHOLE_FILE, text)
+    write_whole(folder / WHOLE_FILE, text)
     gpt2_files.write_vocabulary(folder / VOCABULARY_FILE, contents.vocabulary)
     gpt2_files.write_merges(folder / MERGES_FILE, contents.merges)
     config = _written_config(contents, form, max_length)
-    gpt2_files.write_whole(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
+    write_whole(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
 
 
 def build_pipeline(contents: Contents, form: Format) -> tokenizers.Tokenizer:

@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from keras_gpt.whole_files import TEMPORARY, flush, flush_directory
+
 _NAME = re.compile(r"step_(\d{8,})")
 _SEED_NUMBER = re.compile(r"(?<=seed_generator)_\d+")
-_TEMPORARY = ".tmp-"
 _VARIABLES = "variables"  # prefix of the checkpoint's files
 _STATE = "state.json"
 
@@ -117,7 +118,7 @@ class CheckpointManager:
             return
         os.makedirs(directory, exist_ok=True)
         for name in os.listdir(directory):
-            if name.startswith(_TEMPORARY):  # what a killed run left
+            if name.startswith(TEMPORARY):  # what a killed run left
                 shutil.rmtree(os.path.join(directory, name), ignore_errors=True)
 
     def steps(self) -> list[int]:
@@ -167,7 +168,7 @@ class CheckpointManager:
 
     def _write(self, values: Mapping[str, Any], state: TrainingState) -> None:
         final = self.path(state.step)
-        temporary = os.path.join(self.directory, f"{_TEMPORARY}{state.step:08d}")
+        temporary = os.path.join(self.directory, f"{TEMPORARY}{state.step:08d}")
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             os.makedirs(temporary)
@@ -178,7 +179,7 @@ class CheckpointManager:
             if os.path.exists(final):
                 shutil.rmtree(final)
             os.replace(temporary, final)
-            _flush(self.directory)
+            flush(self.directory)
             self._prune()
         except (OSError, tf.errors.OpError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -255,48 +256,6 @@ def _write_values(prefix: str, values: Mapping[str, Any]) -> None:
         shape_and_slices=[""] * len(values),
         tensors=list(values.values()),
     )
-
-
-def write_whole(path: str, content: str | bytes) -> None:
-    """Writes a file so that it has its old content or all of the new one.
-
-    Args:
-        path: string.
-        content: bytes, or a string to write as UTF-8.
-
-    Raises:
-        OSError: if it cannot be written; the old file stays.
-    """
-    directory, name = os.path.split(os.path.abspath(path))
-    temporary = os.path.join(directory, f"{_TEMPORARY}{name}")
-    data = content.encode("utf-8") if isinstance(content, str) else content
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        if os.path.exists(temporary):
-            os.remove(temporary)
-        raise
-    _flush(directory)
-
-
-def flush_directory(directory: str) -> None:
-    """Flushes a directory and the files in it and below to the disk."""
-    for parent, _, names in os.walk(directory):
-        for name in names:
-            _flush(os.path.join(parent, name))
-        _flush(parent)
-
-
-def _flush(path: str) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _reason(error: Exception) -> str:

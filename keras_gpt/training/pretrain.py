@@ -20,11 +20,11 @@ from keras_gpt.data import (
 )
 from keras_gpt.models import GPTCausalLM, GPTCausalLMPreprocessor
 from keras_gpt.tokenizer import tokenizer_identity
-from keras_gpt.training.checkpointing import flush_directory, write_whole
 from keras_gpt.training.pretrain_config import PretrainConfig
 from keras_gpt.training.run_directory import RunDirectory
 from keras_gpt.training.strategy import Strategy, barrier, is_chief, make_strategy
 from keras_gpt.training.train_loop import TrainLoop, build_backbone
+from keras_gpt.whole_files import TEMPORARY, flush_directory, write_whole
 
 Paths = Sequence[str | os.PathLike[str]]
 
@@ -205,7 +205,7 @@ def _sampler(
 
 
 def _save_model(model: Any, path: str) -> None:
-    temporary = os.path.join(os.path.dirname(path), ".tmp-model")
+    temporary = os.path.join(os.path.dirname(path), f"{TEMPORARY}model")
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_to_preset(temporary)
     flush_directory(temporary)

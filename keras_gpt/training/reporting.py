@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from keras_gpt.training.checkpointing import write_whole
+from keras_gpt.whole_files import write_whole
 
 
 class LossRecord(NamedTuple):

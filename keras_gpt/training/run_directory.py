@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
-from keras_gpt.training.checkpointing import write_whole
+from keras_gpt.whole_files import TEMPORARY, write_whole
 
 try:
     import fcntl
@@ -68,6 +69,7 @@ class RunDirectory:
                 f"output_dir must not be in use, but another process runs in "
                 f"{self.path!r}."
             ) from error
+        self._remove_remains()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -120,9 +122,18 @@ class RunDirectory:
             return None
         return _read_json(self.report_file)
 
+    def _remove_remains(self) -> None:
+        """Removes what a killed run was writing."""
+        for entry in os.scandir(self.path):
+            if entry.name.startswith(TEMPORARY):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    os.remove(entry.path)
+
     def _check_empty(self) -> None:
         foreign = sorted(
-            name for name in os.listdir(self.path) if not name.startswith(".tmp-")
+            name for name in os.listdir(self.path) if not name.startswith(TEMPORARY)
         )
         if foreign:
             raise ValueError(

@@ -19,7 +19,6 @@ from keras_gpt.training.checkpointing import (
     CheckpointManager,
     TrainingState,
     named_variables,
-    write_whole,
 )
 from keras_gpt.training.flops import training_flops_per_token
 from keras_gpt.training.optimizers import training_optimizer
@@ -43,6 +42,7 @@ from keras_gpt.training.strategy import (
     num_workers,
     read_variable,
 )
+from keras_gpt.whole_files import write_whole
 
 MAX_NAMES = 4  # of a batch's examples in an error message
 

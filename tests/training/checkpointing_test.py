@@ -16,7 +16,7 @@ from keras_gpt.training import (
     TrainingState,
     checkpointing,
 )
-from keras_gpt.training.checkpointing import named_variables, write_whole
+from keras_gpt.training.checkpointing import named_variables
 
 
 def _save(manager, state):
@@ -203,16 +203,3 @@ def test_named_variables_numbers_repeats():
         "model/seed_generator/state#2": "seed_generator_8/state",
         "optimizer/a": "a",
     }
-
-
-def test_write_whole_keeps_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "a.json"
-    write_whole(str(path), "old")
-
-    def full(_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        write_whole(str(path), "new")
-    assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.json"]
