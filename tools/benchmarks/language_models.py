@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,8 @@ def _line(model: str, found: dict[str, Any]) -> str:
 def train(job: dict[str, Any]) -> dict[str, Any]:
     """Trains one model for its time; returns its sizes and perplexities.
 
-    The number of steps is chosen after a few that are timed, so that the learning
-    rate comes down when the time is over. Words are what white space separates, and
+    The number of steps is set beforehand (`steps_within`), so that the learning rate
+    comes down when the time is over. Words are what white space separates, and
     ends of lines, as WikiText counts them (Merity et al. 2016).
     """
     import keras
@@ -103,15 +103,7 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
         )
 
     _, step = trainer(2 * MEASURED_STEPS)
-    source = batches()
-    started = time.monotonic()
-    float(step(next(source)).loss)
-    compilation = time.monotonic() - started  # which the second trainer repeats
-    started = time.monotonic()
-    for _ in range(MEASURED_STEPS):
-        loss = float(step(next(source)).loss)
-    seconds = (time.monotonic() - started) / MEASURED_STEPS
-    steps = max(int((job["minutes"] * 60 - compilation) / seconds), 1)
+    steps = steps_within(job["minutes"] * 60, step=step, batches=batches())
     model, step = trainer(steps)
     started = time.monotonic()
     for _, batch in zip(range(steps), batches(), strict=False):
@@ -132,6 +124,32 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
         "per_token": math.exp(total / (len(ids) - 1)),
         "per_byte": math.exp(total / num_bytes),
     }
+
+
+def steps_within(
+    seconds: float,
+    *,
+    step: Callable[[Any], Any],
+    batches: Iterator[Any],
+    clock: Callable[[], float] = time.monotonic,
+) -> int:
+    """Returns how many steps fit into `seconds`, at least one.
+
+    Args:
+        seconds: The time of a training run, with its compilation.
+        step: One step of training, not compiled yet: it is called
+            1 + `MEASURED_STEPS` times.
+        batches: What it is called with.
+        clock: Seconds since any moment.
+    """
+    started = clock()
+    float(step(next(batches)).loss)
+    compilation = clock() - started  # the run itself compiles its step again
+    started = clock()
+    for _ in range(MEASURED_STEPS):
+        float(step(next(batches)).loss)
+    per_step = (clock() - started) / MEASURED_STEPS
+    return max(int((seconds - compilation) / per_step), 1)
 
 
 def _model(name: str, vocabulary_size: int) -> Any:
