@@ -8,7 +8,7 @@ from keras_gpt.data import DataSource, PrepareConfig, beam_pipeline, prepare_dat
 
 needs_beam = pytest.mark.skipif(
     importlib.util.find_spec("apache_beam") is None,
-    reason="apache-beam is not installed: it needs older packages than those pinned.",
+    reason="apache-beam is not installed.",
 )
 
 
