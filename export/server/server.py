@@ -104,6 +104,7 @@ class Server:
         rest_server = _RestServer(
             uvicorn.Config(
                 RestApi(service).app,
+                log_config=None,  # which would close the process's own handlers
                 log_level="error",
                 access_log=False,
                 lifespan="off",

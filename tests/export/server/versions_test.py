@@ -2,7 +2,9 @@
 
 import asyncio
 import errno
+import io
 import json
+import logging
 import shutil
 import socket
 import threading
@@ -165,6 +167,16 @@ def test_what_waits_when_the_grace_is_over_is_told(
     assert "the server is stopping" in text
     assert graces == [grace]
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_the_log_handlers_of_the_process_stay_open(toy, options):
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.close = stream.close  # as that of absl, of a stream that it knows no more
+    with Server(toy, options()):
+        pass
+    assert not stream.closed
+    del handler
 
 
 @pytest.mark.parametrize("is_first", [True, False])
