@@ -51,8 +51,8 @@ def run(flags: absl_flags.FlagValues) -> dict[str, Any]:
 def _line(model: str, found: dict[str, Any]) -> str:
     return (
         f"  {model:4}  {found['parameters']:,} weights, {found['tokens']:,} tokens "
-        f"seen: {found['per_word']:.1f} per word, {found['per_token']:.2f} per token, "
-        f"{found['per_byte']:.3f} per byte"
+        f"seen in {found['minutes']:.1f} minutes: {found['per_word']:.1f} per word, "
+        f"{found['per_token']:.2f} per token, {found['per_byte']:.3f} per byte"
     )
 
 
