@@ -172,11 +172,12 @@ def test_what_waits_when_the_grace_is_over_is_told(
 def test_the_log_handlers_of_the_process_stay_open(toy, options):
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
-    handler.close = stream.close  # as that of absl, of a stream that it knows no more
+    # As that of absl, which closes a stream that is standard output no more.
+    handler.close = stream.close
     with Server(toy, options()):
         pass
+    assert handler in [ref() for ref in logging._handlerList]
     assert not stream.closed
-    del handler
 
 
 @pytest.mark.parametrize("is_first", [True, False])
