@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -289,18 +290,36 @@ def _open_table(path: str, *, name: str) -> Any:
         raise ValueError(f"{name!r} must be a Parquet file: {error}.") from error
 
 
-def _table_rows(piece: Piece, field: str) -> Iterator[bytes]:
-    if files.is_local(piece.path) and not files.compression(piece.path):
-        yield from _rows_of(piece.path, piece, field)
+@contextlib.contextmanager
+def open_table(path: str) -> Iterator[Any]:
+    """Opens a Parquet file, wherever it is and however compressed, while in use.
+
+    Args:
+        path: the file. Local and not compressed, it is read in place; any other has
+            a local copy meanwhile.
+
+    Yields:
+        A `pyarrow.parquet.ParquetFile`.
+
+    Raises:
+        ValueError: if it is no Parquet file, or pyarrow is not installed.
+        OSError: if it cannot be read.
+    """
+    if files.is_local(path) and not files.compression(path):
+        yield _open_table(path, name=path)
         return
     with tempfile.TemporaryDirectory(prefix="keras_gpt-") as folder:
         copy = os.path.join(folder, "table.parquet")
-        files.copy_content(piece.path, copy)
-        yield from _rows_of(copy, piece, field)
+        files.copy_content(path, copy)
+        yield _open_table(copy, name=path)
 
 
-def _rows_of(path: str, piece: Piece, field: str) -> Iterator[bytes]:
-    table = _open_table(path, name=piece.path)
+def _table_rows(piece: Piece, field: str) -> Iterator[bytes]:
+    with open_table(piece.path) as table:
+        yield from _rows_of(table, piece, field)
+
+
+def _rows_of(table: Any, piece: Piece, field: str) -> Iterator[bytes]:
     names = table.schema_arrow.names
     if field not in names:
         raise ValueError(
