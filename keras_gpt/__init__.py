@@ -46,6 +46,7 @@ _SUBPACKAGES = (
     "data",
     "export",
     "generation",
+    "metrics",
     "planning",
     "sampling",
     "scoring",

@@ -23,6 +23,7 @@ _LIBRARY = _MODELS_AND_BELOW | {
     "data",
     "generation",
     "interpretability",
+    "metrics",
     "planning",
     "presets",
     "quiet",
@@ -42,6 +43,8 @@ ALLOWED: dict[str, set[str]] = {
     "presets": {"config"},
     "tokenizer": {"presets", "whole_files"},
     "sampling": set(),
+    # The scores of any model's answers: of arrays and strings.
+    "metrics": {"whole_files"},
     "layers": {"config", "zero_copy"},
     "data": {"config", "tokenizer", "whole_files"},
     # A task generates, so models sees generation, which knows no model.
