@@ -57,7 +57,11 @@ def shown(value: Any) -> str:
 
 def is_unicode(text: str) -> bool:
     """Returns whether a string can be UTF-8; one of JSON may hold half a character."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def table_format(path: str, *, format: str = "auto") -> str:

@@ -137,7 +137,7 @@ def test_csv_written_by_python_is_read_back(tmp_path, seed):
     draw = random.Random(seed)
     # Python's writer quotes the characters of its own line end alone.
     end = draw.choice(["\n", "\r\n"])
-    characters = 'a",\t é' + end
+    characters = 'a",\t é\u2028\x0b' + end
     rows = [
         ["".join(draw.choices(characters, k=draw.randrange(6))) for _ in range(2)]
         for _ in range(20)
