@@ -6,6 +6,7 @@ from keras_gpt.layers.embeddings import PositionEmbedding, TokenEmbedding
 from keras_gpt.layers.kv_cache import KVCache, LayerCache
 from keras_gpt.layers.masks import AttentionMask
 from keras_gpt.layers.mlp import MLP
+from keras_gpt.layers.projection import Projection
 
 __all__ = [
     "MLP",
@@ -14,6 +15,7 @@ __all__ = [
     "KVCache",
     "LayerCache",
     "PositionEmbedding",
+    "Projection",
     "TokenEmbedding",
     "TransformerBlock",
 ]

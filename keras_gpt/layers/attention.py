@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras_gpt.layers import kv_cache
 from keras_gpt.layers.dropout import Dropout
 from keras_gpt.layers.kv_cache import LayerCache
+from keras_gpt.layers.projection import Projection
 
 MASKED_LOGIT = -1e30  # far below any logit; finite, so that no NaN can arise
 
@@ -137,14 +138,14 @@ class CausalSelfAttention(keras.layers.Layer):
         self.upcast = upcast
         self.num_heads = num_heads
         self.head_dim = head_dim
-        self.query_key_value = keras.layers.Dense(
+        self.query_key_value = Projection(
             3 * num_heads * head_dim,
             use_bias=use_bias,
             kernel_initializer=kernel_initializer,
             dtype=self.dtype_policy,
             name="query_key_value",
         )
-        self.output_projection = keras.layers.Dense(
+        self.output_projection = Projection(
             hidden_dim,
             use_bias=use_bias,
             kernel_initializer=residual_initializer,
@@ -160,7 +161,8 @@ class CausalSelfAttention(keras.layers.Layer):
     @property
     def drops(self) -> bool:
         """Whether training draws random numbers."""
-        return self.weights_dropout is not None
+        projections = (self.query_key_value, self.output_projection)
+        return self.weights_dropout is not None or any(p.drops for p in projections)
 
     def build(self, input_shape: Any) -> None:
         """Creates the weights."""
@@ -180,7 +182,8 @@ class CausalSelfAttention(keras.layers.Layer):
         """Attends; see the class."""
         batch_size, length = tf.unstack(tf.shape(inputs)[:2])
         # Dense layers are quickest on matrices: a product with its bias is one op.
-        rows = self.query_key_value(tf.reshape(inputs, [-1, inputs.shape[-1]]))
+        rows = tf.reshape(inputs, [-1, inputs.shape[-1]])
+        rows = self.query_key_value(rows, training=training, batch=inputs)
         if _columns_by_head.get():
             # (B, T, N, 3, H) -> (3, B, N, T, H)
             columns, order = [self.num_heads, 3], [3, 0, 2, 1, 4]
@@ -209,7 +212,7 @@ class CausalSelfAttention(keras.layers.Layer):
             tf.transpose(context, [0, 2, 1, 3]), [-1, self.num_heads * self.head_dim]
         )
         hidden = tf.reshape(
-            self.output_projection(rows),
+            self.output_projection(rows, training=training, batch=inputs),
             [batch_size, length, self.output_projection.units],
         )
         hidden = tf.ensure_shape(

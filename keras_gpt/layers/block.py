@@ -13,6 +13,7 @@ from keras_gpt.layers.dropout import Dropout
 from keras_gpt.layers.initializers import normal
 from keras_gpt.layers.kv_cache import LayerCache
 from keras_gpt.layers.mlp import MLP
+from keras_gpt.layers.projection import Projection
 
 
 @keras.saving.register_keras_serializable(package="keras_gpt")
@@ -82,7 +83,17 @@ class TransformerBlock(keras.layers.Layer):
     @property
     def drops(self) -> bool:
         """Whether training draws random numbers."""
-        return self.residual_dropout.rate > 0.0 or self.attention.drops
+        parts = (self.attention, self.mlp)
+        return self.residual_dropout.rate > 0.0 or any(part.drops for part in parts)
+
+    @property
+    def projections(self) -> list[Projection]:
+        """The layers that are products with a matrix, in the order of the forward."""
+        attention, mlp = self.attention, self.mlp
+        return [
+            *(attention.query_key_value, attention.output_projection),
+            *(mlp.expand, mlp.contract),
+        ]
 
     def build(self, input_shape: Any, *_: Any, **__: Any) -> None:
         """Creates the weights."""
@@ -105,17 +116,20 @@ class TransformerBlock(keras.layers.Layer):
                 x, mask, cache=cache, cache_rows=cache_rows, training=training
             )
 
+        def mlp(x: tf.Tensor) -> tf.Tensor:
+            return self.mlp(x, training=training)
+
         def drop(x: tf.Tensor) -> tf.Tensor:
             return self.residual_dropout(x, training=training)
 
         if self.normalize_first:
             attended, cache = attention(self.attention_norm(inputs))
             hidden = inputs + drop(attended)
-            hidden = hidden + drop(self.mlp(self.mlp_norm(hidden)))
+            hidden = hidden + drop(mlp(self.mlp_norm(hidden)))
         else:
             attended, cache = attention(inputs)
             hidden = self.attention_norm(inputs + drop(attended))
-            hidden = self.mlp_norm(hidden + drop(self.mlp(hidden)))
+            hidden = self.mlp_norm(hidden + drop(mlp(hidden)))
         return AttentionOutput(hidden, cache)
 
 

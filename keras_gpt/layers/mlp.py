@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from keras_gpt.config import ACTIVATIONS
+from keras_gpt.layers.projection import Projection
 
 SQRT_2_OVER_PI = math.sqrt(2.0 / math.pi)
 GELU_CUBIC = 0.044715  # Hendrycks & Gimpel 2016, section 2
@@ -46,6 +47,7 @@ class MLP(keras.layers.Layer):
 
     Call arguments:
         inputs: (B, T, D).
+        training: bool. Whether dropout of LoRA is active; there is no other.
 
     Returns:
         (B, T, D) in the compute dtype.
@@ -72,14 +74,14 @@ class MLP(keras.layers.Layer):
                 f"got {activation!r}."
             )
         self.activation = _FUNCTIONS[activation]
-        self.expand = keras.layers.Dense(
+        self.expand = Projection(
             intermediate_dim,
             use_bias=use_bias,
             kernel_initializer=kernel_initializer,
             dtype=self.dtype_policy,
             name="expand",
         )
-        self.contract = keras.layers.Dense(
+        self.contract = Projection(
             hidden_dim,
             use_bias=use_bias,
             kernel_initializer=residual_initializer,
@@ -87,16 +89,22 @@ class MLP(keras.layers.Layer):
             name="contract",
         )
 
+    @property
+    def drops(self) -> bool:
+        """Whether training draws random numbers."""
+        return self.expand.drops or self.contract.drops
+
     def build(self, input_shape: Any) -> None:
         """Creates the weights."""
         self.expand.build(input_shape)
         self.contract.build((*input_shape[:-1], self.expand.units))
         self.built = True
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Runs the network; see the class."""
         rows = tf.reshape(inputs, [-1, inputs.shape[-1]])  # quickest on matrices
-        rows = self.contract(self.activation(self.expand(rows)))
+        rows = self.activation(self.expand(rows, training=training, batch=inputs))
+        rows = self.contract(rows, training=training, batch=inputs)
         hidden = tf.reshape(
             rows, tf.concat([tf.shape(inputs)[:-1], [self.contract.units]], axis=0)
         )

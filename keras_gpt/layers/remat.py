@@ -38,13 +38,19 @@ def rematerialized(
         raise ValueError("remat must run within step_noise where dropout is active.")
     first_stream = noise.stream if noise else 0
     variables = block.trainable_variables
+    # Frozen weights as constants: the second run then computes no gradients for them.
+    frozen = [
+        (variable, tf.stop_gradient(tf.convert_to_tensor(variable.value)))
+        for variable in block.weights
+        if not variable.trainable
+    ]
 
     def run(hidden: tf.Tensor, *weights: tf.Tensor) -> tf.Tensor:
         if noise:
             noise.stream = first_stream  # the second run draws what the first drew
         # As arguments, not as captured variables: the gradient then also flows where
         # a variable stands for a tensor (a mesh).
-        values = list(zip(variables, weights, strict=True))
+        values = [*frozen, *zip(variables, weights, strict=True)]
         with step_noise(noise), keras.StatelessScope(values):
             return block(hidden, mask, training=training).hidden
 

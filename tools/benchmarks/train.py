@@ -209,7 +209,7 @@ class _ThreeProducts:
     def __init__(self, dense: Any) -> None:
         self._dense = dense
 
-    def __call__(self, rows: Any) -> Any:
+    def __call__(self, rows: Any, **_: Any) -> Any:
         import tensorflow as tf
 
         kernels = tf.split(tf.convert_to_tensor(self._dense.kernel), 3, axis=1)
