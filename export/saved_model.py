@@ -27,6 +27,7 @@ from keras_gpt.export.verify import ExportError, verify
 from keras_gpt.export.warmup import WARMUP_FILE, write_warmup
 from keras_gpt.export.weights import STORAGE_DTYPES, rounded
 from keras_gpt.models.causal_lm import GPTCausalLM
+from keras_gpt.models.lora import merged
 
 MODEL_CARD = WARMUP_FILE.with_name("model_card.json")
 MOST_RECORDS = 1000  # of warm-up: TF Serving refuses a model with more
@@ -50,8 +51,9 @@ def export_saved_model(
     The folder holds tokenizer, weights, KV cache and sampling loop. Before it gets its
     name, a fresh process that imports only tensorflow loads it, runs its warm-up
     records, and must answer as `task.generate` does. It is whole or absent, and never
-    replaces another version. Beside it, `path` gets `models.config`,
-    `batching_params.pbtxt` and a `README.md` that tells how to serve and ask it.
+    replaces another version. An active adapter of LoRA is served merged. Beside it,
+    `path` gets `models.config`, `batching_params.pbtxt` and a `README.md` that tells
+    how to serve and ask it.
 
     Args:
         task: `GPTCausalLM` with a preprocessor.
@@ -107,47 +109,49 @@ def export_saved_model(
         raise ValueError(
             "xla must be False for a search, or with stop_strings, got True."
         )
-    generator = build_generator(task, served, storage_dtype=storage_dtype, xla=xla)
-    folder.mkdir(parents=True, exist_ok=True)
-    clear_remains(folder)
-    with temporary_folder(folder, str(version)) as temporary:
-        # What was made private for one user is not what a server is to read.
-        written = temporary / str(version)
-        written.mkdir()
-        tf.saved_model.save(
-            generator.module,
-            str(written),
-            signatures={
-                name: one.function for name, one in generator.signatures.items()
-            },
-        )
-        write_warmup(written, generator, model_name=model_name, batch_sizes=sizes)
-        card = model_card(
-            task,
-            served,
-            signatures=generator.signatures,
-            export_options={
-                "storage_dtype": storage_dtype,
-                "xla": xla,
-                "model_name": model_name,
-                "batch_sizes": sizes,
-                **{name: repr(value) for name, value in options.items()},
-            },
-        )
-        text = json.dumps(
-            card, indent=2, default=lambda data: data.decode(errors="replace")
-        )
-        write_text(written / MODEL_CARD, text + "\n")
-        with rounded(task.backbone, storage_dtype):
-            verify(task, served, written, xla=xla)
-        write_serving_files(
-            folder,
-            model_name=model_name,
-            batch_sizes=sizes,
-            signatures=generator.signatures,
-            outputs=output_types(written),
-        )
-        _rename(written, target)
+    # Served without the cost of an adapter.
+    with merged(task):
+        generator = build_generator(task, served, storage_dtype=storage_dtype, xla=xla)
+        folder.mkdir(parents=True, exist_ok=True)
+        clear_remains(folder)
+        with temporary_folder(folder, str(version)) as temporary:
+            # What was made private for one user is not what a server is to read.
+            written = temporary / str(version)
+            written.mkdir()
+            tf.saved_model.save(
+                generator.module,
+                str(written),
+                signatures={
+                    name: one.function for name, one in generator.signatures.items()
+                },
+            )
+            write_warmup(written, generator, model_name=model_name, batch_sizes=sizes)
+            card = model_card(
+                task,
+                served,
+                signatures=generator.signatures,
+                export_options={
+                    "storage_dtype": storage_dtype,
+                    "xla": xla,
+                    "model_name": model_name,
+                    "batch_sizes": sizes,
+                    **{name: repr(value) for name, value in options.items()},
+                },
+            )
+            text = json.dumps(
+                card, indent=2, default=lambda data: data.decode(errors="replace")
+            )
+            write_text(written / MODEL_CARD, text + "\n")
+            with rounded(task.backbone, storage_dtype):
+                verify(task, served, written, xla=xla)
+            write_serving_files(
+                folder,
+                model_name=model_name,
+                batch_sizes=sizes,
+                signatures=generator.signatures,
+                outputs=output_types(written),
+            )
+            _rename(written, target)
     return str(target)
 
 

@@ -52,7 +52,7 @@ ALLOWED: dict[str, set[str]] = {
     "generation": {"config", "layers", "sampling", "tokenizer"},
     "models": {
         *("config", "generation", "layers", "presets", "sampling", "scoring"),
-        "tokenizer",
+        *("tokenizer", "whole_files"),
     },
     "training": _MODELS_AND_BELOW | {"data", "whole_files"},
     "checkpoints": _MODELS_AND_BELOW | {"presets", "zero_copy"},

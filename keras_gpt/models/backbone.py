@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -18,6 +20,7 @@ from keras_gpt.layers.initializers import normal
 from keras_gpt.layers.kv_cache import KVCache
 from keras_gpt.layers.masks import AttentionMask
 from keras_gpt.layers.remat import rematerialized
+from keras_gpt.models import lora, lora_files
 
 
 class ForwardOutput(NamedTuple):
@@ -114,6 +117,7 @@ class GPTBackbone(keras_nlp.models.Backbone):
         self.config = config
         for name, value in config.to_dict().items():
             setattr(self, name, value)
+        self.adapters = lora.Adapters()
 
     @classmethod
     def from_size(cls, size: str, *, dtype: Any = None, **overrides: Any) -> Any:
@@ -237,7 +241,50 @@ class GPTBackbone(keras_nlp.models.Backbone):
 
     def default_lora_layer_names(self) -> list[str]:
         """Names of the layers that `enable_lora` adapts: the attention's input."""
-        return ["query_key_value"]
+        return list(lora.DEFAULT_TARGETS)
+
+    def enable_lora(
+        self,
+        rank: int,
+        target_layer_names: Sequence[str] | None = None,
+        *,
+        alpha: float | None = None,
+        dropout: float = 0.0,
+        name: str = lora.DEFAULT_NAME,
+    ) -> None:
+        """Adds an adapter that changes nothing yet, and makes it the active one.
+
+        The network's own weights are frozen. See `keras_gpt.models.lora.enable_lora`
+        for the arguments and errors; `adapters.held` has all, `adapters.active` the
+        name of the active one.
+        """
+        lora.enable_lora(
+            self, rank, target_layer_names, alpha=alpha, dropout=dropout, name=name
+        )
+
+    def activate_adapter(self, name: str | None) -> None:
+        """Switches to an adapter, or to none; see `keras_gpt.models.lora`."""
+        lora.activate_adapter(self, name)
+
+    def remove_adapter(self, name: str) -> None:
+        """Forgets an adapter; see `keras_gpt.models.lora`."""
+        lora.remove_adapter(self, name)
+
+    def merge_lora(self) -> None:
+        """Folds the active adapter into the weights; see `keras_gpt.models.lora`."""
+        lora.merge_lora(self)
+
+    def save_adapter(
+        self, path: str | os.PathLike[str], *, name: str | None = None
+    ) -> None:
+        """Writes one adapter alone; see `keras_gpt.models.lora_files`."""
+        lora_files.save_adapter(self, path, name=name)
+
+    def load_adapter(
+        self, path: str | os.PathLike[str], *, name: str = lora.DEFAULT_NAME
+    ) -> None:
+        """Adds an adapter from a file; see `keras_gpt.models.lora_files`."""
+        lora_files.load_adapter(self, path, name=name)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""

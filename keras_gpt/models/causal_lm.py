@@ -15,6 +15,7 @@ from keras_gpt import presets
 from keras_gpt.generation import TextGenerator
 from keras_gpt.models.backbone import GPTBackbone
 from keras_gpt.models.causal_lm_preprocessor import GPTCausalLMPreprocessor
+from keras_gpt.models.decoder_cache import SameObjects
 from keras_gpt.models.generation_inputs import (
     conversations,
     message_table,
@@ -374,8 +375,7 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
     def _runner(self) -> GenerationRunner:
         """Returns what runs `generate`, made once per network."""
         # LoRA and quantization change the variables, hence the graph.
-        variables = tuple(id(variable) for variable in self.backbone.variables)
-        key = (variables, id(self.preprocessor))
+        key = (SameObjects(self.backbone.variables), id(self.preprocessor))
         if self._traced is None or self._traced[0] != key:
             runner = GenerationRunner(self.backbone, self.preprocessor)
             self._traced = (key, runner)

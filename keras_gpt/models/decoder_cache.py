@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from keras_gpt.generation import Decoder, DraftModel, PromptLookup
@@ -10,6 +10,26 @@ from keras_gpt.models.generation_options import GenerationOptions
 from keras_gpt.models.traced_functions import TracedDecoder
 
 NUM_DECODERS = 4  # kept: they differ in user functions and drafters
+
+
+class SameObjects:
+    """A key that equals another of the very same objects.
+
+    It keeps them: the `id` of one that is gone could become that of another.
+
+    Args:
+        objects: whatever there is, in order.
+    """
+
+    def __init__(self, objects: Iterable[Any]) -> None:
+        self._objects = tuple(objects)
+        self._ids = tuple(map(id, self._objects))
+
+    def __hash__(self) -> int:
+        return hash(self._ids)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SameObjects) and self._ids == other._ids
 
 
 class DecoderCache:
@@ -53,7 +73,7 @@ def _identity(draft: Any) -> Any:
         return draft
     if hasattr(draft, "backbone"):
         # LoRA and quantization change the variables, hence the graph.
-        return tuple(id(variable) for variable in draft.backbone.variables)
+        return SameObjects(draft.backbone.variables)
     return id(draft)
 
 
