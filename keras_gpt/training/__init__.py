@@ -6,6 +6,7 @@ from keras_gpt.training.checkpointing import (
     TrainingState,
 )
 from keras_gpt.training.cluster import Cluster, find_cluster
+from keras_gpt.training.layerwise import layerwise_optimizer
 from keras_gpt.training.layouts import parse_mesh
 from keras_gpt.training.losses import LossSum, next_token_loss, next_token_loss_sum
 from keras_gpt.training.mesh import MeshStrategy
@@ -38,6 +39,7 @@ __all__ = [
     "WarmupLinear",
     "WorkerLostError",
     "find_cluster",
+    "layerwise_optimizer",
     "make_eval_step",
     "make_strategy",
     "make_train_step",
