@@ -46,6 +46,11 @@ SPLIT_RULES = (
     SplitRule(r"mlp/contract/kernel", 0),  # [F, D], by rows
     SplitRule(r"mlp/contract/bias", None),  # [D], after the sum
     SplitRule(r"\w*norm/(gamma|beta)", None),  # [D]
+    # Of adapters, the matrix on the side that the kernel is split; R rank.
+    SplitRule(r"(query_key_value|expand)/lora_kernel_a", None),  # [D, R]
+    SplitRule(r"(query_key_value|expand)/lora_kernel_b", 1),  # [R, 3NH or F]
+    SplitRule(r"(output_projection|contract)/lora_kernel_a", 0),  # [NH or F, R]
+    SplitRule(r"(output_projection|contract)/lora_kernel_b", None),  # [R, D]
 )
 _COMPILED = [
     (re.compile(rf"(?:^|/){rule.pattern}$"), rule.axis) for rule in SPLIT_RULES

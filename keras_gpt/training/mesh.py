@@ -174,7 +174,8 @@ class Placed:
 
 
 def _split_of(variable: Any, config: Any) -> _Split:
-    by_head = re.search(r"/query_key_value/(kernel|bias)$", variable.path)
+    columns = r"/query_key_value/(kernel|bias|lora_kernel_b)$"
+    by_head = re.search(columns, variable.path)
     return _Split(split_axis(variable.path), config.num_heads if by_head else 0)
 
 

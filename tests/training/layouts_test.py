@@ -51,6 +51,24 @@ def test_each_weight_has_one_rule_and_is_split_as_agreed(tied):
     })  # fmt: skip
 
 
+def test_adapters_are_split_as_their_kernels():
+    backbone = GPTBackbone(**CONFIG.to_dict())
+    backbone.enable_lora(2, ["query_key_value", "output_projection", "expand"])
+    split = {}
+    for weight in backbone.trainable_variables:
+        rules = [r for r in SPLIT_RULES if re.search(f"(^|/){r.pattern}$", weight.path)]
+        assert len(rules) == 1, weight.path
+        split["/".join(weight.path.split("/")[-2:])] = split_axis(weight.path)
+    assert split == {
+        "query_key_value/lora_kernel_a": None,
+        "query_key_value/lora_kernel_b": 1,
+        "output_projection/lora_kernel_a": 0,
+        "output_projection/lora_kernel_b": None,
+        "expand/lora_kernel_a": None,
+        "expand/lora_kernel_b": 1,
+    }
+
+
 def test_paths_below_a_model_are_the_same_and_others_are_whole():
     assert split_axis("gpt/transformer_layer_11/mlp/expand/kernel") == 1
     assert split_axis("other_mlp/expand/kernel") is None

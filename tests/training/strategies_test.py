@@ -29,12 +29,19 @@ TRAIN = """
     )
     from keras_gpt.training.strategy import barrier, local_rows, read_variable
 
-    def train(strategy, *, packed=False, optimizer="adamw", **options):
+    PROJECTIONS = ["query_key_value", "output_projection", "expand", "contract"]
+
+    def train(strategy, *, packed=False, optimizer="adamw", lora=False, **options):
         keras.utils.set_random_seed(0)
         with strategy.scope():
             backbone = GPTBackbone.from_size(
                 "gpt_nano", vocabulary_size=64, num_heads=4, dropout=0.1
             )
+            if lora:
+                backbone.enable_lora(4, PROJECTIONS, dropout=0.1)
+                for weight in backbone.trainable_variables:
+                    rng = np.random.default_rng(weight.shape[0])
+                    weight.assign(rng.normal(0.0, 0.2, weight.shape))
             keras_optimizer = training_optimizer(
                 backbone.trainable_variables, kind=optimizer, learning_rate=0.01
             )
@@ -85,7 +92,7 @@ def _results(process):
     return [json.loads(line.removeprefix("RESULT")) for line in lines]
 
 
-KINDS = [{}, {"packed": True}, {"optimizer": "adafactor"}]
+KINDS = [{}, {"packed": True}, {"optimizer": "adafactor"}, {"lora": True}]
 ONE = {"name": "one_device"}
 MIRRORED = {"name": "mirrored", "devices": 2}
 MESH = {"name": "mesh", "mesh": {"batch": 2, "model": 2}}
