@@ -323,11 +323,11 @@ def _note_for_keras_hub(backbone: Any, rank: int | None) -> None:
     """Sets what KerasHub's `save_lora_weights` and `load_lora_weights` go by."""
     layers = backbone._flatten_layers(include_self=False)
     layers = [layer for layer in layers if layer.weights]
-    backbone._lora_enabled_layers = [
+    backbone._lora_enabled_layers = tuple(  # no list, which Keras would track
         index
         for index, layer in enumerate(layers)
         if isinstance(layer, Projection) and layer.lora_enabled
-    ]
+    )
     backbone._lora_rank = rank
 
 

@@ -18,7 +18,7 @@ RATE, WEIGHT_DECAY = 0.01, 0.1
 OPTIMIZERS = {
     "Adam": {"weight_decay": WEIGHT_DECAY},
     "AdamW": {"weight_decay": WEIGHT_DECAY},
-    "Lion": {"weight_decay": WEIGHT_DECAY},
+    "Lion": {"weight_decay": WEIGHT_DECAY, "gradient_accumulation_steps": 2},
     "SGD": {"momentum": 0.9, "weight_decay": WEIGHT_DECAY},
 }
 
