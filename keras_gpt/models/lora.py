@@ -61,19 +61,16 @@ class LoraSettings:
     def of(
         cls,
         rank: Any,
-        target_layer_names: Any = None,
+        target_layer_names: Sequence[str],
         *,
         alpha: float | None = None,
         dropout: float = 0.0,
     ) -> LoraSettings:
         """Returns the settings that arguments of `enable_lora` stand for."""
-        names: Any = target_layer_names
-        if names is None:
-            names = DEFAULT_TARGETS
-        elif isinstance(names, str):
-            names = (names,)
-        chosen = tuple(dict.fromkeys(names))
-        rank = int(rank) if hasattr(rank, "__index__") else rank  # also NumPy's
+        names = target_layer_names
+        chosen = (names,) if isinstance(names, str) else tuple(dict.fromkeys(names))
+        if hasattr(rank, "__index__") and not isinstance(rank, bool):
+            rank = int(rank)  # also NumPy's
         return cls(rank, rank if alpha is None else alpha, dropout, chosen)
 
 
@@ -154,6 +151,8 @@ def enable_lora(
 
     Reference: Hu et al. 2021.
     """
+    if target_layer_names is None:
+        target_layer_names = backbone_of(model).default_lora_layer_names()
     settings = LoraSettings.of(rank, target_layer_names, alpha=alpha, dropout=dropout)
     add_adapter(model, settings, name=name)
 

@@ -81,6 +81,7 @@ def test_a_fresh_adapter_changes_nothing_and_alone_is_trainable(targets):
     [
         ({"rank": 0}, "rank must be a positive integer, got 0"),
         ({"rank": 2.5}, "rank must be a positive integer, got 2.5"),
+        ({"rank": True}, "rank must be a positive integer, got True"),
         ({"target_layer_names": ["expand", "fc"]}, "target_layer_names .* got 'fc'"),
         ({"target_layer_names": []}, r"target_layer_names must be of .*, got \(\)"),
         ({"alpha": 0.0}, "alpha must be a number above 0, got 0.0"),
