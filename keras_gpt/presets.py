@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from keras_gpt.config import GPTConfig
 
-BACKBONE_ARGUMENTS = ("dtype", *(field.name for field in dataclasses.fields(GPTConfig)))
+FIELDS = tuple(field.name for field in dataclasses.fields(GPTConfig))
+BACKBONE_ARGUMENTS = ("dtype", *FIELDS)
 
 
 class Found(NamedTuple):
@@ -94,7 +95,7 @@ def task_arguments(
             cls.backbone_cls, load_weights=load_weights, **overrides
         )
     if "preprocessor" not in kwargs:
-        kwargs["preprocessor"] = checkpoint.tokenizer and cls.preprocessor_cls(
-            checkpoint.tokenizer, **checkpoint.preprocessor_arguments
+        kwargs["preprocessor"] = (
+            checkpoint.tokenizer and cls.preprocessor_cls.from_checkpoint(checkpoint)
         )
     return kwargs

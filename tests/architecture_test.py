@@ -23,6 +23,7 @@ _LIBRARY = _MODELS_AND_BELOW | {
     "data",
     "generation",
     "interpretability",
+    "losses",
     "metrics",
     "planning",
     "presets",
@@ -36,6 +37,7 @@ _LIBRARY = _MODELS_AND_BELOW | {
 }
 ALLOWED: dict[str, set[str]] = {
     "config": set(),
+    "losses": set(),
     "quiet": set(),
     "whole_files": set(),
     "zero_copy": set(),
@@ -51,10 +53,13 @@ ALLOWED: dict[str, set[str]] = {
     "scoring": set(),
     "generation": {"config", "layers", "sampling", "tokenizer"},
     "models": {
-        *("config", "generation", "layers", "presets", "sampling", "scoring"),
-        *("tokenizer", "whole_files"),
+        *("config", "generation", "layers", "losses", "presets", "sampling"),
+        *("scoring", "tokenizer", "whole_files"),
     },
-    "training": _MODELS_AND_BELOW | {"data", "whole_files"},
+    "training": {
+        *_MODELS_AND_BELOW,
+        *("data", "losses", "metrics", "presets", "whole_files"),
+    },
     "checkpoints": _MODELS_AND_BELOW | {"presets", "zero_copy"},
     # The table of weights is that of the checkpoints.
     "planning": {"config", "checkpoints", "training"},

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
+from keras_gpt.checkpoints.heads import Head
 from keras_gpt.checkpoints.tensors import Tensors
 from keras_gpt.checkpoints.weight_names import Weight, weights_of
 from keras_gpt.config import GPTConfig
@@ -55,9 +56,10 @@ class Checkpoint:
             the network has none.
         preprocessor: dict. Arguments of the preprocessor that belongs to the
             network. Optional.
+        head: `keras_gpt.checkpoints.heads.Head` of a task. Optional.
 
     Attributes:
-        location, config: as given.
+        location, config, head: as given.
         preprocessor_arguments: dict. Arguments of a preprocessor for the network.
         paths: names of the weights, as in `weights_of`.
 
@@ -76,8 +78,10 @@ class Checkpoint:
         tokenizer: Callable[[], GPTTokenizer | None],
         has_zero_biases: bool = False,
         preprocessor: Mapping[str, Any] | None = None,
+        head: Head | None = None,
     ) -> None:
         self.location = location
+        self.head = head
         # Rows as long as the context, unless it was saved with others.
         self.preprocessor_arguments = {
             "sequence_length": config.max_sequence_length,

@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_gpt.checkpoints.checkpoint import Checkpoint, LiveWeights, WeightSource
 from keras_gpt.checkpoints.files import read_json, whole_folder, write_json
+from keras_gpt.checkpoints.heads import KINDS, split_head
 from keras_gpt.checkpoints.safetensors_files import (
     SINGLE_FILE,
     SafetensorsFolder,
@@ -168,6 +169,10 @@ def open_huggingface(folder: Path) -> Checkpoint:
     config = _read_config(content, architecture, path)
     _refuse_pickles(folder)
     tensors = _named_tensors(SafetensorsFolder(folder))
+    tensors, head = split_head(tensors, content, str(folder))
+    if head is not None and TORCH_HEAD not in tensors.names:
+        # Nothing projects to the vocabulary but the table.
+        config = dataclasses.replace(config, tie_embeddings=True)
     if config.tie_embeddings:
         tensors = without_tied_head(
             tensors, table=architecture.table, location=str(folder)
@@ -179,6 +184,7 @@ def open_huggingface(folder: Path) -> Checkpoint:
         tensors=tensors,
         tokenizer=lambda: open_huggingface_tokenizer(folder, content),
         has_zero_biases=not config.use_bias,
+        head=head,
     )
 
 
@@ -370,10 +376,14 @@ def _named_tensors(tensors: SafetensorsFolder) -> RenamedTensors:
     return RenamedTensors(
         tensors,
         {
-            name if has_prefix or name == TORCH_HEAD else _PREFIX + name: name
+            name if has_prefix or _is_head(name) else _PREFIX + name: name
             for name in stored
         },
     )
+
+
+def _is_head(name: str) -> bool:
+    return name == TORCH_HEAD or name.rpartition(".")[0] in KINDS
 
 
 def open_huggingface_tokenizer(

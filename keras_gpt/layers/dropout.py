@@ -23,12 +23,23 @@ class StepNoise:
         seed: int in [0, 2**31). Of the run.
         step: int scalar. Steps done before.
         first_row: int scalar. Number, in the whole batch, of the first row here.
+        num_rows: int scalar. Number of rows here, for networks in which a row becomes
+            several: their numbers then follow from the row's. Defaults to None: each
+            draw has a row for each row.
     """
 
-    def __init__(self, *, seed: int, step: tf.Tensor, first_row: tf.Tensor) -> None:
+    def __init__(
+        self,
+        *,
+        seed: int,
+        step: tf.Tensor,
+        first_row: tf.Tensor,
+        num_rows: tf.Tensor | None = None,
+    ) -> None:
         key = _hash(tf.constant(seed, tf.uint32))
         self._key = _hash(key + tf.cast(step, tf.uint32))
         self._first_row = tf.cast(first_row, tf.uint32)
+        self._num_rows = num_rows
         # Number of the next draw of the step, in the order of the forward pass.
         self.stream = 0
 
@@ -37,7 +48,11 @@ class StepNoise:
         key = _hash(self._key + tf.constant(self.stream, tf.uint32))
         self.stream += 1
         rows, *others = (tf.cast(tf.range(size), tf.uint32) for size in shape)
-        bits = _hash(key + (rows + self._first_row) * tf.constant(_SPREAD, tf.uint32))
+        first = self._first_row
+        if self._num_rows is not None:
+            by_row = shape[0] // tf.maximum(self._num_rows, 1)
+            first *= tf.cast(by_row, tf.uint32)
+        bits = _hash(key + (rows + first) * tf.constant(_SPREAD, tf.uint32))
         for counters in others:
             bits = _hash(bits[..., None] + counters * tf.constant(_SPREAD, tf.uint32))
         return bits

@@ -13,12 +13,40 @@ from keras_gpt.models.lora import (
     remove_adapter,
 )
 from keras_gpt.models.lora_files import load_adapter, save_adapter
+from keras_gpt.models.multiple_choice import (
+    GPTMultipleChoice,
+    GPTMultipleChoicePreprocessor,
+)
+from keras_gpt.models.question_answering import (
+    Answer,
+    GPTQuestionAnswering,
+    GPTQuestionAnsweringPreprocessor,
+)
+from keras_gpt.models.similarity import GPTSimilarity, GPTSimilarityPreprocessor
+from keras_gpt.models.text_classifier import Classification, GPTTextClassifier
+from keras_gpt.models.text_preprocessor import GPTTextClassifierPreprocessor
+from keras_gpt.models.token_classifier import (
+    GPTTokenClassifier,
+    GPTTokenClassifierPreprocessor,
+)
 
 __all__ = [
+    "Answer",
+    "Classification",
     "ForwardOutput",
     "GPTBackbone",
     "GPTCausalLM",
     "GPTCausalLMPreprocessor",
+    "GPTMultipleChoice",
+    "GPTMultipleChoicePreprocessor",
+    "GPTQuestionAnswering",
+    "GPTQuestionAnsweringPreprocessor",
+    "GPTSimilarity",
+    "GPTSimilarityPreprocessor",
+    "GPTTextClassifier",
+    "GPTTextClassifierPreprocessor",
+    "GPTTokenClassifier",
+    "GPTTokenClassifierPreprocessor",
     "GenerationDetails",
     "GenerationOptions",
     "activate_adapter",

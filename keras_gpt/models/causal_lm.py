@@ -11,7 +11,6 @@ import keras_nlp
 import numpy as np
 import tensorflow as tf
 
-from keras_gpt import presets
 from keras_gpt.generation import TextGenerator
 from keras_gpt.models.backbone import GPTBackbone
 from keras_gpt.models.causal_lm_preprocessor import GPTCausalLMPreprocessor
@@ -32,13 +31,15 @@ from keras_gpt.models.generation_runner import (
     check_utf8,
 )
 from keras_gpt.models.kerashub_samplers import options_of_sampler
+from keras_gpt.models.task import GPTTask
+from keras_gpt.models.task_step import MEAN
 from keras_gpt.scoring import TextScore
 
 TOKENS_PER_CALL = 4  # of a stream
 
 
 @keras.saving.register_keras_serializable(package="keras_gpt")
-class GPTCausalLM(keras_nlp.models.CausalLM):
+class GPTCausalLM(GPTTask, keras_nlp.models.CausalLM):
     """A `keras_nlp.models.CausalLM` on a `GPTBackbone`.
 
     Args:
@@ -52,7 +53,6 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
         >>> lm.fit(["a text", "another text"], batch_size=2)
     """
 
-    backbone_cls = GPTBackbone
     preprocessor_cls = GPTCausalLMPreprocessor
 
     def __init__(
@@ -67,69 +67,48 @@ class GPTCausalLM(keras_nlp.models.CausalLM):
 
         # === Model ===
         inputs = backbone.input
-        outputs = backbone.token_embedding(backbone(inputs), reverse=True)
+        outputs = self.outputs_of(self.hidden_of(inputs), inputs)
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
         self._traced: tuple[Any, GenerationRunner] | None = None
 
-    @classmethod
-    def from_preset(
-        cls, preset: Any, load_weights: bool = True, **kwargs: Any
-    ) -> GPTCausalLM:
-        """Loads a model; see `GPTBackbone.from_preset` for what there is.
-
-        Args:
-            preset: string or path, as there.
-            load_weights: bool. Whether to load the weights rather than to draw new
-                ones. Defaults to True.
-            **kwargs: `dtype` and fields of `GPTConfig` to change, for the backbone;
-                and arguments of the constructor, such as `preprocessor`. A
-                checkpoint without tokenizer files gives a model without one.
-
-        Raises:
-            FileNotFoundError, ConnectionError, ValueError: as there.
-        """
-        found = presets.find(preset)
-        if found.checkpoint is None:
-            return super().from_preset(
-                found.location, load_weights=load_weights, **kwargs
-            )
-        return cls(
-            **presets.task_arguments(
-                cls, found.checkpoint, load_weights=load_weights, kwargs=kwargs
-            )
-        )
+    def outputs_of(
+        self, hidden: tf.Tensor, inputs: Any, training: bool | None = None
+    ) -> tf.Tensor:
+        """Returns float32 logits (B, T, V), from hidden states (B, T, D)."""
+        return self.backbone.logits(hidden)
 
     def compile(
         self,
         optimizer: Any = "auto",
         loss: Any = "auto",
         *,
-        weighted_metrics: Any = "auto",
         sampler: Any = "random",
         **kwargs: Any,
     ) -> None:
         """Configures training, and the settings that `generate` defaults to.
 
         Args:
-            optimizer: as in `keras_nlp.models.CausalLM.compile`, like the others.
-            loss: mean next-token cross-entropy by default.
-            weighted_metrics: next-token accuracy by default.
+            optimizer: as in `GPTTask.compile`.
+            loss: mean cross-entropy of the next tokens that count, by default.
             sampler: `"random"`, `"greedy"`, `"top_k"`, `"top_p"`, `"beam"`,
                 `"contrastive"`, or one of `keras_nlp.samplers` of these kinds.
                 Defaults to `"random"`.
-            **kwargs: further arguments of `keras.Model.compile`.
+            **kwargs: further arguments of `GPTTask.compile`; `weighted_metrics` is
+                next-token accuracy by default.
 
         Raises:
-            ValueError: if the sampler is of another kind.
+            ValueError: if the sampler is of another kind; and as there.
         """
-        super().compile(
-            optimizer=optimizer,
-            loss=loss,
-            weighted_metrics=weighted_metrics,
-            sampler=sampler,
-            **kwargs,
-        )
+        super().compile(optimizer=optimizer, loss=loss, sampler=sampler, **kwargs)
         self.sampler_options = options_of_sampler(self.sampler)
+
+    def _default_loss(self) -> keras.losses.Loss:
+        return keras.losses.SparseCategoricalCrossentropy(
+            from_logits=True, reduction=MEAN
+        )
+
+    def _default_metrics(self) -> dict[str, Any]:
+        return {"weighted_metrics": [keras.metrics.SparseCategoricalAccuracy()]}
 
     def generate(
         self,

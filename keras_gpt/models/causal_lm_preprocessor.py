@@ -6,9 +6,12 @@ from typing import Any
 
 import keras
 import keras_nlp
+import tensorflow as tf
 
 from keras_gpt import presets
 from keras_gpt.models.backbone import GPTBackbone
+from keras_gpt.models.segments import first_tokens, last_tokens, same_tokens
+from keras_gpt.models.text_preprocessor import as_texts
 from keras_gpt.tokenizer import ChatTemplate, GPTTokenizer
 
 # KerasHub finds the tokenizer of a preset by the backbone that it belongs to.
@@ -32,11 +35,23 @@ class GPTCausalLMPreprocessor(keras_nlp.models.CausalLMPreprocessor):
             Optional.
 
     Call arguments:
-        x: strings (B,), or one string.
+        x: what to train on, one of
+            strings (B,), or one string;
+            dict of `prompts` and `responses`, strings (B,): the loss is on the
+            response and the end token alone. What is too long is cut at the
+            beginning of the prompt, a response that fills the row at its end;
+            dict of `role` and `content`, strings (B, M), conversations as in
+            `ChatTemplate.transcript`: the loss is on the answers alone, with what
+            ends them. What is too long is cut at its beginning.
 
     Returns:
         `(x, y, sample_weight)`: x a dict of `token_ids` int32 and `padding_mask`
-        bool (B, T), y the next tokens int32 (B, T), sample_weight bool (B, T).
+        bool (B, T), y the next tokens int32 (B, T), sample_weight bool (B, T), true
+        where the next token counts.
+
+    Raises:
+        ValueError: if a dict has other keys, or conversations come without a
+            `chat_template`.
     """
 
     backbone_cls = GPTBackbone
@@ -87,12 +102,133 @@ class GPTCausalLMPreprocessor(keras_nlp.models.CausalLMPreprocessor):
         found = presets.find(preset)
         if found.checkpoint is None:
             return super().from_preset(found.location, **kwargs)
-        if found.checkpoint.tokenizer is None:
-            raise ValueError(f"{found.location} must have tokenizer files, got none.")
-        arguments = {**found.checkpoint.preprocessor_arguments, **kwargs}
-        return cls(found.checkpoint.tokenizer, **arguments)
+        return cls.from_checkpoint(found.checkpoint, **kwargs)
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Any, **kwargs: Any) -> GPTCausalLMPreprocessor:
+        """Makes the preprocessor of a `keras_gpt.checkpoints.Checkpoint`.
+
+        Args:
+            checkpoint: of the network.
+            **kwargs: arguments of the constructor to change.
+
+        Raises:
+            ValueError: if it has no tokenizer.
+        """
+        if checkpoint.tokenizer is None:
+            raise ValueError(
+                f"{checkpoint.location} must have tokenizer files, got none."
+            )
+        arguments = {**checkpoint.preprocessor_arguments, **kwargs}
+        return cls(checkpoint.tokenizer, **arguments)
+
+    def call(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        sequence_length: int | None = None,
+    ) -> Any:
+        """Tokenizes; see the class."""
+        if not isinstance(x, dict):
+            return super().call(x, y, sample_weight, sequence_length)
+        if set(x) not in ({"prompts", "responses"}, {"role", "content"}):
+            raise ValueError(
+                "x must be strings, or a dict of prompts and responses, or of role "
+                f"and content, got the keys {', '.join(map(str, x))}."
+            )
+        length = sequence_length or self.sequence_length
+        if "prompts" in x:
+            rows = self._pairs(x["prompts"], x["responses"], length)
+        else:
+            rows = self._transcripts(x["role"], x["content"], length)
+        return keras.utils.pack_x_y_sample_weight(*rows)
+
+    def _pairs(self, prompts: Any, responses: Any, length: int) -> tuple[Any, ...]:
+        texts = (as_texts(prompts), as_texts(responses))
+        if not texts[0].shape.rank:
+            rows = self._pairs(texts[0][None], texts[1][None], length)
+            return tf.nest.map_structure(lambda tensor: tensor[0], rows)
+        prompt, response = map(self.tokenizer.tokenize, texts)
+        start, end = self._ends()
+        room = length + 1 - len(start) - len(end)  # and the last one's target
+        response = first_tokens(response, tf.minimum(response.row_lengths(), room))
+        left = room - response.row_lengths()
+        prompt = last_tokens(prompt, tf.minimum(prompt.row_lengths(), left))
+        return _next_tokens(
+            [
+                (same_tokens(start, response), False),
+                (prompt, False),
+                (response, True),
+                (same_tokens(end, response), True),
+            ],
+            length,
+        )
+
+    def _transcripts(self, role: Any, content: Any, length: int) -> tuple[Any, ...]:
+        if self.chat_template is None:
+            raise ValueError(
+                "chat_template must be set to train on conversations, got None."
+            )
+        role, content = (_dense_strings(value) for value in (role, content))
+        if role.shape.rank == 1:
+            rows = self._transcripts(role[None], content[None], length)
+            return tf.nest.map_structure(lambda tensor: tensor[0], rows)
+        ids, is_answer = self.chat_template.transcript(
+            self.tokenizer, role=role, content=content
+        )
+        start, end = self._ends()
+        kept = tf.minimum(ids.row_lengths(), length + 1 - len(start) - len(end))
+        return _next_tokens(
+            [
+                (same_tokens(start, ids), False),
+                (last_tokens(ids, kept), last_tokens(is_answer, kept)),
+                (same_tokens(end, ids), True),
+            ],
+            length,
+        )
+
+    def _ends(self) -> tuple[list[int], list[int]]:
+        """Returns the ids that a row begins and ends with."""
+        end_id = self.tokenizer.end_token_id
+        special = [] if end_id is None else [end_id]
+        return (
+            special if self.add_start_token else [],
+            special if self.add_end_token else [],
+        )
 
     def build(self, input_shape: Any) -> None:
         """Creates the packer, once the tokenizer has its files."""
         super().build(input_shape)
         self.packer._allow_python_workflow = False
+
+
+def _next_tokens(
+    columns: list[tuple[tf.RaggedTensor, tf.RaggedTensor | bool]], length: int
+) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
+    """Joins columns of tokens, each with whether it counts, into inputs and targets."""
+    token_ids = tf.concat([ids for ids, _ in columns], axis=1)
+    counts = tf.concat(
+        [
+            ids.with_flat_values(tf.fill(tf.shape(ids.flat_values), counts))
+            if isinstance(counts, bool)
+            else counts
+            for ids, counts in columns
+        ],
+        axis=1,
+    )
+    mask = tf.sequence_mask(token_ids.row_lengths(), length + 1)
+    dense = token_ids.to_tensor(shape=[None, length + 1])
+    is_counted = counts.to_tensor(shape=[None, length + 1])
+    x = {"token_ids": dense[:, :-1], "padding_mask": mask[:, :-1]}
+    return x, dense[:, 1:], is_counted[:, 1:]
+
+
+def _dense_strings(value: Any) -> tf.Tensor:
+    """Returns (B, M) or (M,), "" where a row has fewer."""
+    if isinstance(value, tf.RaggedTensor):
+        return value.to_tensor("")
+    if isinstance(value, tf.Tensor):
+        return value
+    value = tf.ragged.constant(value, tf.string)
+    return value.to_tensor("") if isinstance(value, tf.RaggedTensor) else value

@@ -11,6 +11,9 @@ import tensorflow as tf
 # Stands around special tokens while a prompt is put together. No UTF-8 text holds it
 # (RFC 3629, 1), so a message can never make a special token.
 _MARK = b"\xff"
+# Where an answer begins, and after what ends it, by the same rule.
+_ANSWER_MARK = b"\xfe"
+_REST_MARK = b"\xfd"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,25 +120,75 @@ class ChatTemplate:
             messages are UTF-8. Rows where they are not have ids of no meaning.
         """
         special = [token.encode() for token in tokenizer.special_tokens]
+        is_text = tf.strings.unicode_transcode(content, "UTF-8", "UTF-8") == content
+        safe = tf.where(tf.reduce_all(is_text, axis=1)[:, None], content, "")
+        turns, is_known = self._turns(role, safe, special)
+        is_valid = tf.reduce_all(is_known & is_text, axis=1)
+        first = _marked(self.beginning, special)
+        last = _marked(self.roles[self.answer_role][0], special)
+        prompts = tf.strings.join([first, turns, last])
+        return _parsed(tokenizer, prompts, special), is_valid
+
+    def transcript(
+        self, tokenizer: Any, *, role: tf.Tensor, content: tf.Tensor
+    ) -> tuple[tf.RaggedTensor, tf.RaggedTensor]:
+        """Turns whole conversations into ids to train on, in graph code.
+
+        What comes before an answer has the ids that `tokens` gives it, unless one of
+        them would span the beginning of an earlier answer: there, as in generation, a
+        new token always begins.
+
+        Args:
+            tokenizer: `GPTTokenizer`.
+            role: string (B, M). Of each message; "" for no message.
+            content: string (B, M). The messages.
+
+        Returns:
+            int32 (B, ragged), the ids, and bool (B, ragged), true for those that
+            begin in answers or in what stands after them.
+
+        Raises:
+            tf.errors.InvalidArgumentError: if a role is unknown.
+        """
+        special = [token.encode() for token in tokenizer.special_tokens]
+        content = tf.strings.unicode_transcode(content, "UTF-8", "UTF-8")
+        turns, is_known = self._turns(role, content, special, mark_answers=True)
+        check = tf.debugging.Assert(
+            tf.reduce_all(is_known),
+            [f"role must be of {', '.join(self.roles)}, got", role],
+        )
+        with tf.control_dependencies([check]):
+            texts = tf.strings.join([_marked(self.beginning, special), turns])
+        parts = tf.strings.split(texts, sep=_ANSWER_MARK)
+        ids, is_answer = _answers_and_rest(tokenizer, parts.flat_values, special)
+        return tuple(
+            parts.with_flat_values(by_part).merge_dims(1, 2)
+            for by_part in (ids, is_answer)
+        )
+
+    def _turns(
+        self,
+        role: tf.Tensor,
+        content: tf.Tensor,
+        special: list[bytes],
+        *,
+        mark_answers: bool = False,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns all messages (B,) with what stands around them, and known roles."""
         is_known = role == ""
         before, after = tf.zeros_like(role), tf.zeros_like(role)
         for name, pair in self.roles.items():
             is_role = role == name
             is_known |= is_role
+            texts = [_marked(text, special) for text in pair]
+            if mark_answers and name == self.answer_role:
+                texts = [texts[0] + _ANSWER_MARK, texts[1] + _REST_MARK]
             before, after = (
-                tf.where(is_role, _marked(text, special), old)
-                for text, old in zip(pair, (before, after), strict=True)
+                tf.where(is_role, text, old)
+                for text, old in zip(texts, (before, after), strict=True)
             )
-        is_text = tf.strings.unicode_transcode(content, "UTF-8", "UTF-8") == content
-        is_valid = tf.reduce_all(is_known & is_text, axis=1)
-        content = tf.where(is_valid[:, None] & (role != ""), content, "")
-        turns = tf.strings.reduce_join(
-            tf.strings.join([before, content, after]), axis=1
-        )
-        first = _marked(self.beginning, special)
-        last = _marked(self.roles[self.answer_role][0], special)
-        prompts = tf.strings.join([first, turns, last])
-        return _parsed(tokenizer, prompts, special), is_valid
+        messages = tf.strings.join([before, tf.where(role != "", content, ""), after])
+        return tf.strings.reduce_join(messages, axis=1), is_known
 
 
 _ROLES = ("system", "user", "assistant")
@@ -174,6 +227,40 @@ def _marked(text: str, special: Iterable[bytes]) -> bytes:
                 found += [token, piece] if place else [piece]
         parts = found
     return _MARK.join(parts)
+
+
+def _answers_and_rest(
+    tokenizer: Any, parts: tf.Tensor, special: list[bytes]
+) -> tuple[tf.RaggedTensor, tf.RaggedTensor]:
+    """Returns ids (B, ragged) of parts (B,), and which of them begin in an answer.
+
+    Args:
+        tokenizer: `GPTTokenizer`.
+        parts: string (B,). Answer, mark and rest; or the rest alone.
+        special: the special tokens.
+    """
+    pieces = tf.strings.split(parts, sep=_REST_MARK)
+    has_answer = pieces.row_lengths() > 1
+    if not tokenizer.spells_every_byte:
+        by_piece = _parsed(tokenizer, pieces.flat_values, special)
+        is_answer = tf.ragged.range(pieces.row_lengths()).flat_values == 0
+        is_answer &= tf.repeat(has_answer, pieces.row_lengths())
+        of_ids = by_piece.with_flat_values(tf.repeat(is_answer, by_piece.row_lengths()))
+        return tuple(
+            pieces.with_flat_values(by_token).merge_dims(1, 2)
+            for by_token in (by_piece, of_ids)
+        )
+    ids = _parsed(tokenizer, tf.strings.reduce_join(pieces, axis=1), special)
+    marks = tf.strings.split(pieces[:, :1].flat_values, sep=_MARK)
+    answer_bytes = tf.reduce_sum(tf.strings.length(marks), axis=1)
+    answer_bytes = tf.where(has_answer, answer_bytes, 0)
+    texts = tf.gather(tokenizer.token_text, ids.flat_values)
+    ends = tf.cumsum(tf.concat([[0], tf.strings.length(texts)], axis=0))
+    before = ends[:-1] - tf.repeat(
+        tf.gather(ends, ids.row_starts()), ids.row_lengths()
+    )
+    is_answer = before < tf.repeat(answer_bytes, ids.row_lengths())
+    return ids, ids.with_flat_values(is_answer)
 
 
 def _parsed(

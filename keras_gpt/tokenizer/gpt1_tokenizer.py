@@ -64,6 +64,11 @@ class GPT1Tokenizer(GPTTokenizer):
                 ids[NUM_CODE_POINTS + ord(character)] = index
         return ids
 
+    @property
+    def spells_every_byte(self) -> bool:
+        """False: texts are lowercased and their spaces are not kept."""
+        return False
+
     def _create_tables(self, symbol_ids: np.ndarray) -> None:
         self._splitter = BertWordSplitter()
         self._unknown_id = self._vocabulary.get(UNKNOWN_TOKEN)

@@ -160,6 +160,12 @@ class GPTTokenizer(keras_nlp.tokenizers.Tokenizer):
         return self._token_bytes
 
     @property
+    def spells_every_byte(self) -> bool:
+        """Whether the tokens of a text spell all its bytes, in order."""
+        self._check_ready()
+        return NO_ID not in self._byte_ids
+
+    @property
     def trackables(self) -> list[Any]:
         """Tables that a `tf.Module` must hold to be saved with this tokenizer."""
         self._check_ready()

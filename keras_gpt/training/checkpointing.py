@@ -205,6 +205,22 @@ class CheckpointManager:
             raise CheckpointError("No checkpoint can be read. " + " ".join(failures))
         return None
 
+    def restore_best(self) -> TrainingState:
+        """Loads the checkpoint with the lowest validation loss, or else the newest.
+
+        Raises:
+            CheckpointError: if it cannot be read.
+        """
+        states = [self.state(step) for step in self.steps()]
+        rated = [state for state in states if state.validation_loss is not None]
+        best = min(rated, key=_loss_and_step) if rated else states[-1]
+        try:
+            return self._restore(best.step)
+        except _UNREADABLE as error:
+            raise CheckpointError(
+                f"{self.path(best.step)} cannot be read: {_reason(error)}"
+            ) from error
+
     def state(self, step: int) -> TrainingState:
         """Returns what the checkpoint of `step` holds beside the variables."""
         with open(os.path.join(self.path(step), _STATE), encoding="utf-8") as file:
@@ -227,11 +243,11 @@ class CheckpointManager:
 
     def _prune(self) -> None:
         steps = self.steps()
-        losses = {step: self.state(step).validation_loss for step in steps}
-        rated = [step for step in steps if losses[step] is not None]
+        states = [self.state(step) for step in steps]
+        rated = [state for state in states if state.validation_loss is not None]
         kept = set(steps[-self._keep :])
         if rated:
-            kept.add(min(rated, key=lambda step: (losses[step], step)))
+            kept.add(min(rated, key=_loss_and_step).step)
         for step in set(steps) - kept:
             shutil.rmtree(self.path(step), ignore_errors=True)
 
@@ -247,6 +263,10 @@ class CheckpointManager:
             f"Cannot write the checkpoint of step {step} in {self.directory!r}: "
             f"{_reason(error)}. {self.last_good()}"
         )
+
+
+def _loss_and_step(state: TrainingState) -> tuple[Any, int]:
+    return state.validation_loss, state.step
 
 
 def _write_values(prefix: str, values: Mapping[str, Any]) -> None:

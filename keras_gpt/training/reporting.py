@@ -91,7 +91,12 @@ def _read_records(path: str) -> list[LossRecord]:
 
 
 def write_loss_picture(
-    path: str, *, records: Sequence[LossRecord], title: str = ""
+    path: str,
+    *,
+    records: Sequence[LossRecord],
+    title: str = "",
+    x_label: str = "step",
+    y_label: str = "loss (nats per token)",
 ) -> None:
     """Draws training and validation loss over the steps, as a PNG, whole.
 
@@ -99,6 +104,8 @@ def write_loss_picture(
         path: string.
         records: of any kind.
         title: string. Defaults to none.
+        x_label: string. What steps are. Defaults to `"step"`.
+        y_label: string. What losses are. Defaults to nats per token.
 
     Raises:
         OSError: if the file cannot be written.
@@ -123,7 +130,7 @@ def write_loss_picture(
             linewidth=1.2,
             label=label,
         )
-    axes.set(xlabel="step", ylabel="loss (nats per token)", title=title)
+    axes.set(xlabel=x_label, ylabel=y_label, title=title)
     axes.grid(alpha=0.3)
     axes.legend()
     buffer = io.BytesIO()

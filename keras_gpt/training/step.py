@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras_gpt.data.batch import ExampleBatch
 from keras_gpt.layers.dropout import StepNoise, step_noise
 from keras_gpt.layers.masks import segment_mask, segment_positions
-from keras_gpt.training.losses import LossSum, next_token_loss_sum
+from keras_gpt.losses import LossSum, next_token_loss_sum
 from keras_gpt.training.mesh import MeshStrategy
 from keras_gpt.training.optimizers import is_summed
 from keras_gpt.training.strategy import Strategy, on_replicas

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_gpt.data import ExampleBatch, TrainingData
+from keras_gpt.losses import DivergenceError
 from keras_gpt.models import GPTBackbone
 from keras_gpt.training.checkpointing import (
     CheckpointManager,
@@ -54,10 +55,6 @@ _LOST = (
     tf.errors.CancelledError,
     tf.errors.DeadlineExceededError,
 )
-
-
-class DivergenceError(ValueError):
-    """The loss became infinite or no number."""
 
 
 class WorkerLostError(ConnectionError):

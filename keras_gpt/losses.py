@@ -1,10 +1,14 @@
-"""Next-token cross-entropy."""
+"""Next-token cross-entropy, and the error where a loss is no number."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import tensorflow as tf
+
+
+class DivergenceError(ValueError):
+    """The loss became infinite or no number."""
 
 
 class LossSum(NamedTuple):

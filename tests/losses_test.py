@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_gpt.training import next_token_loss, next_token_loss_sum
+from keras_gpt.losses import next_token_loss, next_token_loss_sum
 
 
 def _oracle(logits, targets, mask):

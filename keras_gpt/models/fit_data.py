@@ -1,0 +1,74 @@
+"""What `fit` on a task is given, as tensors and as a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+def is_in_memory(x: Any) -> bool:
+    """Returns whether data are in lists, arrays or tensors, or dicts of them."""
+    if isinstance(x, Mapping):
+        return all(map(is_in_memory, x.values()))
+    return isinstance(x, list | tuple | np.ndarray | tf.Tensor | tf.RaggedTensor)
+
+
+def examples(x: Any, y: Any = None, sample_weight: Any = None) -> tf.data.Dataset:
+    """Returns a dataset of single examples.
+
+    Args:
+        x: lists, arrays or tensors, ragged ones too, of as many rows each; tuples and
+            dicts of them.
+        y: likewise. Optional.
+        sample_weight: likewise. Optional.
+
+    Raises:
+        ValueError: if the numbers of rows differ, or are 0.
+    """
+    given = keras.utils.pack_x_y_sample_weight(
+        *(as_tensors(part) for part in (x, y, sample_weight))
+    )
+    num_rows(given)
+    return tf.data.Dataset.from_tensor_slices(given)
+
+
+def num_rows(given: Any) -> int:
+    """Returns the number of rows of tensors, one at least and the same for all.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    counts = {
+        int(part.nrows() if isinstance(part, tf.RaggedTensor) else len(part))
+        for part in tf.nest.flatten(given)
+    }
+    if len(counts) > 1:
+        raise ValueError(
+            "x, y and sample_weight must have as many rows each, got "
+            f"{', '.join(map(str, sorted(counts)))}."
+        )
+    if counts == {0}:
+        raise ValueError("x must have at least one row, got none.")
+    return counts.pop()
+
+
+def as_tensors(given: Any) -> Any:
+    """Returns lists as tensors, ragged where rows differ, in tuples and dicts, too."""
+    if given is None or isinstance(given, tf.Tensor | tf.RaggedTensor):
+        return given
+    if isinstance(given, Mapping):
+        return {name: as_tensors(part) for name, part in given.items()}
+    if isinstance(given, tuple):
+        return tuple(map(as_tensors, given))
+    if isinstance(given, np.ndarray) and given.dtype != object:
+        return tf.convert_to_tensor(given)
+    given = given.tolist() if isinstance(given, np.ndarray) else given
+    if any(isinstance(row, list | tuple | np.ndarray) for row in given):
+        given = [list(row) for row in given]
+        if len({len(row) for row in given}) > 1:
+            return tf.ragged.constant(given)
+    return tf.convert_to_tensor(given)

@@ -1,0 +1,174 @@
+"""Names of labels and their numbers, in graph code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_gpt.models.fit_data import as_tensors
+
+SHOWN = 10  # names in a message
+NO_LABEL = ""  # of a place that has none
+
+
+class LabelNames:
+    """The labels of a classifier, in order.
+
+    Args:
+        names: strings, each once. At least two.
+
+    Raises:
+        ValueError: if one is no string, empty or there twice, or there are too few.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        if isinstance(names, str):
+            raise ValueError(f"label_names must be a list of texts, got {names!r}.")
+        self.names = list(names)
+        for name in self.names:
+            if not isinstance(name, str) or name == NO_LABEL:
+                raise ValueError(f"label_names must be non-empty texts, got {name!r}.")
+        if len(set(self.names)) < len(self.names):
+            twice = next(name for name in self.names if self.names.count(name) > 1)
+            raise ValueError(f"label_names must differ, got {twice!r} twice.")
+        if len(self.names) < 2:
+            raise ValueError(f"label_names must be two or more, got {self.names}.")
+
+    def encoded(self, y: Any) -> Any:
+        """Returns int32 numbers of labels given by name; numbers as they are.
+
+        Args:
+            y: labels (B,) or (B, W), also ragged, or lists of them; or None. In a
+                tensor (B, W) "" is none, and gets the number 0.
+
+        Raises:
+            ValueError: if one is none of the names or numbers; inside a graph,
+                `tf.errors.InvalidArgumentError`.
+        """
+        if not is_named(y):
+            return self._checked(y)
+        labels = _strings(y)
+        if isinstance(labels, tf.RaggedTensor):
+            return labels.with_flat_values(self._numbers(labels.flat_values))
+        return self._numbers(labels)
+
+    def indicators(self, y: Any) -> Any:
+        """Returns float32 (B, L), 1 where a row has the label.
+
+        Args:
+            y: labels by name (B, K), also ragged, or lists of them; "" for none.
+                Indicators are returned as they are.
+
+        Raises:
+            ValueError: as `encoded`.
+        """
+        if not is_named(y):
+            return y
+        labels = _strings(y)
+        if isinstance(labels, tf.RaggedTensor):
+            labels = labels.to_tensor(NO_LABEL)
+        one_hot = tf.cast(self._equal(labels), tf.float32)
+        return tf.reduce_max(one_hot, axis=-2)
+
+    def _numbers(self, labels: tf.Tensor) -> tf.Tensor:
+        return tf.argmax(self._equal(labels), axis=-1, output_type=tf.int32)
+
+    def _equal(self, labels: tf.Tensor) -> tf.Tensor:
+        """Returns bool (..., L), true at the name of each label."""
+        equal = labels[..., None] == tf.constant(self.names)
+        is_known = tf.reduce_any(equal, axis=-1)
+        if labels.shape.rank != 1:
+            is_known |= labels == NO_LABEL
+        names = ", ".join(self.names[:SHOWN])
+        rule = f"y must be of the {len(self.names)} labels of the model ({names}"
+        rule += ", ...)" if len(self.names) > SHOWN else ")"
+        return _where_right(equal, labels, is_known, rule)
+
+    def _checked(self, y: Any) -> Any:
+        """Returns labels as they are; their numbers must be those of names."""
+        if y is None or isinstance(y, dict | tuple):
+            return y
+        labels = as_tensors(y)
+        flat = labels.flat_values if isinstance(labels, tf.RaggedTensor) else labels
+        if not flat.dtype.is_integer:
+            return y
+        is_known = (flat >= 0) & (flat < len(self.names))
+        rule = f"y must be in [0, {len(self.names)}), the numbers of labels"
+        flat = _where_right(flat, flat, is_known, rule)
+        if isinstance(labels, tf.RaggedTensor):
+            return labels.with_flat_values(flat)
+        return flat
+
+
+def _where_right(
+    value: tf.Tensor, labels: tf.Tensor, is_right: tf.Tensor, rule: str
+) -> tf.Tensor:
+    """Returns a value after a check of labels."""
+    wrong = tf.boolean_mask(labels, ~is_right)
+    if tf.executing_eagerly():
+        if len(wrong):
+            shown = wrong[0].numpy()
+            shown = shown.decode() if isinstance(shown, bytes) else int(shown)
+            raise ValueError(f"{rule}, got {shown!r}.")
+        return value
+    check = tf.debugging.Assert(tf.reduce_all(is_right), [f"{rule}, got", wrong[:1]])
+    with tf.control_dependencies([check]):
+        return tf.identity(value)
+
+
+def labels_of(
+    num_classes: int | None, label_names: Iterable[str] | None
+) -> LabelNames | None:
+    """Returns the labels that a classifier's arguments stand for; None for one class.
+
+    Raises:
+        ValueError: if they do not fit together, or neither is given.
+    """
+    if label_names is not None:
+        labels = LabelNames(label_names)
+        if num_classes not in (None, len(labels.names)):
+            raise ValueError(
+                f"num_classes must be the number of label_names, {len(labels.names)}, "
+                f"got {num_classes}."
+            )
+        return labels
+    if num_classes is None:
+        raise ValueError("num_classes or label_names must be given, got neither.")
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, got {num_classes}.")
+    if num_classes == 1:
+        return None
+    return LabelNames(str(number) for number in range(num_classes))
+
+
+def with_new_labels(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Returns arguments in which number and names of labels are given together.
+
+    Args:
+        kwargs: of `from_preset`. With one of the two, a preset's own other one does not
+            count, and its head is not loaded.
+    """
+    if kwargs.get("label_names") is not None:
+        names = LabelNames(kwargs["label_names"]).names
+        return {"num_classes": len(names), **kwargs, "label_names": names}
+    return {**kwargs, "label_names": None} if "num_classes" in kwargs else kwargs
+
+
+def is_named(y: Any) -> bool:
+    """Returns whether labels are given by name."""
+    if isinstance(y, tf.Tensor | tf.RaggedTensor):
+        return y.dtype == tf.string
+    if isinstance(y, np.ndarray) and y.dtype != object:
+        return y.dtype.kind in "US"
+    while isinstance(y, list | tuple | np.ndarray):
+        y = next((item for item in y if not isinstance(item, list) or item), None)
+    return isinstance(y, str | bytes)
+
+
+def _strings(y: Any) -> tf.Tensor | tf.RaggedTensor:
+    if isinstance(y, tf.Tensor | tf.RaggedTensor):
+        return y
+    return tf.ragged.constant(y.tolist() if isinstance(y, np.ndarray) else y)

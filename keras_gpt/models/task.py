@@ -1,0 +1,469 @@
+"""What all tasks share: loading, and training that no strategy changes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+import keras
+import keras_nlp
+import tensorflow as tf
+
+from keras_gpt import presets
+from keras_gpt.layers.dropout import StepNoise, step_noise
+from keras_gpt.layers.sequences import MergeRows, merged_rows
+from keras_gpt.losses import next_token_loss_sum
+from keras_gpt.models.backbone import GPTBackbone
+from keras_gpt.models.fit_checks import CutTexts, FiniteLoss, plain_errors
+from keras_gpt.models.fit_data import as_tensors, examples, is_in_memory, num_rows
+from keras_gpt.models.task_step import (
+    Examples,
+    Weights,
+    across_replicas,
+    all_reduce,
+    cut,
+    is_weighed_mean,
+    map_tensors,
+    num_parts,
+    num_replicas,
+    taken_as_summed,
+)
+
+LEARNING_RATE = 5e-5  # KerasHub's default for tasks
+BATCH_SIZE = 32  # Keras' default
+SHUFFLED = 1_000_000  # examples at most from which the next is drawn
+CLIP_NORM = 1.0  # Radford et al. 2018, section 4.1
+
+# A class of Keras' own at the root would make a cycle of Keras' functional models.
+_Base: Any = keras_nlp.models.Task if TYPE_CHECKING else object
+
+
+class GPTTask(_Base):
+    """What comes before KerasHub's class of a task.
+
+    Training sums the gradients over micro-batches and replicas, each weighed by its
+    share of the batch, and only then clips and applies them; dropout is drawn by the
+    row of the whole batch. So the result depends neither on the number of devices of
+    a `tf.distribute.MirroredStrategy` nor on `accumulate`.
+    """
+
+    backbone_cls = GPTBackbone
+    # What `keras_gpt.checkpoints` calls the task's head, whose layer is `head`.
+    head_kind: str | None = None
+
+    @classmethod
+    def from_preset(cls, preset: Any, load_weights: bool = True, **kwargs: Any) -> Self:
+        """Loads a model; see `GPTBackbone.from_preset` for what there is.
+
+        Args:
+            preset: string or path, as there.
+            load_weights: bool. Whether to load the weights rather than to draw new
+                ones. Defaults to True. A head is new where the preset has none of
+                this task, or `num_classes` or `label_names` are given.
+            **kwargs: `dtype` and fields of `GPTConfig` to change, for the backbone;
+                and arguments of the constructor, such as `preprocessor`. A
+                checkpoint without tokenizer files gives a model without one.
+
+        Raises:
+            FileNotFoundError, ConnectionError, ValueError: as there.
+        """
+        found = presets.find(preset)
+        kwargs = cls._new_labels(kwargs)
+        if found.checkpoint is None:
+            fields = {n: kwargs.pop(n) for n in presets.FIELDS if n in kwargs}
+            if fields:
+                kwargs["backbone"] = cls.backbone_cls.from_preset(
+                    found.location, load_weights, dtype=kwargs.get("dtype"), **fields
+                )
+            return super().from_preset(
+                found.location, load_weights=load_weights, **kwargs
+            )
+        head = found.checkpoint.head
+        is_own = head is not None and head.kind == cls.head_kind
+        is_new = any(name in kwargs for name in ("num_classes", "label_names"))
+        if is_own and not is_new:
+            kwargs = {**head.arguments, **kwargs}
+        task = cls(
+            **presets.task_arguments(
+                cls, found.checkpoint, load_weights=load_weights, kwargs=kwargs
+            )
+        )
+        if is_own and not is_new and load_weights:
+            for name, value in head.weights.items():
+                getattr(task.head, name).assign(value)
+        return task
+
+    @classmethod
+    def _new_labels(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Completes arguments that ask for a new head, over those of a preset."""
+        return kwargs
+
+    def compile(
+        self,
+        optimizer: Any = "auto",
+        loss: Any = "auto",
+        *,
+        accumulate: int = 1,
+        auxiliary_lm_weight: float = 0.0,
+        seed: int = 0,
+        jit_compile: bool | str = "auto",
+        **kwargs: Any,
+    ) -> None:
+        """Configures training.
+
+        Args:
+            optimizer: Keras optimizer or its name. Defaults to `"auto"`: Adam with
+                learning rate 5e-5 and gradients clipped to a global norm of 1.
+            loss: Keras loss. Defaults to `"auto"`: the task's.
+            accumulate: int, positive. Micro-batches into which a batch is cut, one
+                computed after the other: less memory, the same result. A batch whose
+                rows it does not divide is cut into more. Defaults to 1.
+            auxiliary_lm_weight: float, at least 0. Factor of the next-token loss of
+                the inputs, added to the task's (Radford et al. 2018, equation 5).
+                Defaults to 0.
+            seed: int in [0, 2**31). Of dropout. Defaults to 0.
+            jit_compile: bool or `"auto"`. Whether XLA compiles a step; `"auto"` does
+                so on one device, but a CPU, as in Keras. Defaults to `"auto"`.
+            **kwargs: `metrics` and other arguments of `keras.Model.compile`. Metrics
+                default to the task's.
+
+        Raises:
+            ValueError: if an argument is out of its range.
+        """
+        if isinstance(accumulate, bool) or not accumulate >= 1:
+            raise ValueError(f"accumulate must be at least 1, got {accumulate}.")
+        if not auxiliary_lm_weight >= 0.0:
+            raise ValueError(
+                f"auxiliary_lm_weight must be at least 0, got {auxiliary_lm_weight}."
+            )
+        if not 0 <= seed < 2**31:
+            raise ValueError(f"seed must be in [0, 2**31), got {seed}.")
+        if optimizer == "auto":
+            optimizer = keras.optimizers.Adam(LEARNING_RATE, global_clipnorm=CLIP_NORM)
+        if loss == "auto":
+            loss = self._default_loss()
+        if jit_compile == "auto" and self.distribute_strategy.num_replicas_in_sync > 1:
+            jit_compile = False  # collectives stand in the middle of a step
+        metrics = self._default_metrics()
+        for name in metrics:
+            if isinstance(kwargs.get(name), str) and kwargs[name] == "auto":
+                del kwargs[name]
+        self.accumulate = accumulate
+        self.auxiliary_lm_weight = auxiliary_lm_weight
+        self.dropout_seed = seed
+        super().compile(
+            optimizer=optimizer,
+            loss=loss,
+            jit_compile=jit_compile,
+            **{**metrics, **kwargs},
+        )
+
+    @property
+    def preprocessor(self) -> Any:
+        """The `keras_nlp.models.Preprocessor` of the task, or None."""
+        return getattr(self, "_preprocessor", None)
+
+    @preprocessor.setter
+    def preprocessor(self, value: Any) -> None:
+        context = self.backbone.config.max_sequence_length
+        if hasattr(value, "sequence_length") and value.sequence_length is None:
+            value.sequence_length = context
+        self._preprocessor = value
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        sample_weight: Any = None,
+        validation_data: Any = None,
+        validation_split: float | None = None,
+        *,
+        shuffle: bool = True,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
+        """Trains, as `keras.Model.fit`, on what the preprocessor takes.
+
+        Args:
+            x: lists, arrays or tensors, or a `tf.data.Dataset` of batches with y.
+            y: likewise.
+            batch_size: int. Defaults to 32.
+            sample_weight: as in Keras, like what follows.
+            validation_data: x and y, or a dataset. Optional.
+            validation_split: float in [0, 1). Share of the data, from their end, to
+                hold out. Optional.
+            shuffle: bool. Whether each epoch has another order, drawn from the seed
+                of `compile`; not of a dataset. Defaults to True.
+            **kwargs: further arguments of `keras.Model.fit`.
+
+        Raises:
+            DivergenceError: if the loss is not finite.
+            ValueError: if a label is none of the model's; and as in Keras.
+        """
+        size = batch_size or BATCH_SIZE
+        if is_in_memory(x):
+            train = as_tensors((x, self.encoded_labels(y), sample_weight))
+            if validation_split:
+                train, validation_data = _split(train, validation_split)
+            order = self.training_examples(*train)
+            if shuffle:
+                order = order.shuffle(SHUFFLED, seed=self.dropout_seed)
+            x, y, sample_weight, batch_size = order.batch(size), None, None, None
+        if isinstance(validation_data, tuple) and is_in_memory(validation_data[0]):
+            validation_data = self._in_order(*validation_data, batch_size=size)
+        checks = [FiniteLoss(), CutTexts(self.preprocessor)]
+        with plain_errors():
+            return super().fit(
+                x,
+                y,
+                batch_size,
+                sample_weight,
+                validation_data,
+                shuffle=False,
+                **_with_callbacks(kwargs, checks),
+            )
+
+    def training_examples(self, x: Any, y: Any, sample_weight: Any) -> tf.data.Dataset:
+        """Returns single examples of data in memory, as the preprocessor takes them."""
+        return examples(x, y, sample_weight)
+
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        sample_weight: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Measures loss and metrics, as `keras.Model.evaluate`; errors as in `fit`."""
+        if kwargs.get("_use_cached_eval_dataset"):  # of `fit`, which has prepared it
+            return super().evaluate(x, y, batch_size, sample_weight, **kwargs)
+        if is_in_memory(x):
+            x = self._in_order(x, y, sample_weight, batch_size=batch_size)
+            y = sample_weight = batch_size = None
+        kwargs = _with_callbacks(kwargs, [CutTexts(self.preprocessor)])
+        with plain_errors():
+            return super().evaluate(x, y, batch_size, sample_weight, **kwargs)
+
+    def predict(self, x: Any, batch_size: int | None = None, **kwargs: Any) -> Any:
+        """Returns the outputs, as `keras.Model.predict`."""
+        if is_in_memory(x):
+            x, batch_size = self._in_order(x, batch_size=batch_size), None
+        kwargs = _with_callbacks(kwargs, [CutTexts(self.preprocessor)])
+        return super().predict(x, batch_size, **kwargs)
+
+    def _in_order(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        batch_size: int | None = None,
+    ) -> tf.data.Dataset:
+        """Returns batches of data in memory."""
+        given = as_tensors((x, self.encoded_labels(y), sample_weight))
+        return self.training_examples(*given).batch(batch_size or BATCH_SIZE)
+
+    def save_task_weights(self, filepath: Any) -> None:
+        """Writes the weights beside the backbone's, without the optimizer's state."""
+        keras.saving.save_weights(
+            self, filepath, objects_to_skip=self._not_of_the_task()
+        )
+
+    def load_task_weights(self, filepath: Any) -> None:
+        """Reads what `save_task_weights` wrote."""
+        keras.saving.load_weights(
+            self, filepath, objects_to_skip=self._not_of_the_task()
+        )
+
+    def _not_of_the_task(self) -> list[Any]:
+        return [*self.backbone._flatten_layers(), self.optimizer]
+
+    def encoded_labels(self, y: Any) -> Any:
+        """Returns the targets of labels; a task with names of labels knows them."""
+        return y
+
+    def symbolic_inputs(self, *sequences: int | None) -> dict[str, Any]:
+        """Returns the inputs of the model, int32 (B, *sequences, T) each."""
+        return {
+            name: keras.Input(shape=(*sequences, None), dtype="int32", name=name)
+            for name in ("token_ids", "padding_mask")
+        }
+
+    def hidden_of(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
+        """Returns the network's hidden states, of all sequences one below the other.
+
+        Args:
+            inputs: dict of `token_ids` and `padding_mask`, int (B, T), or (B, C, T)
+                for C sequences in a row.
+            training: bool. Whether dropout is active.
+
+        Returns:
+            (B, T, D) or (B * C, T, D).
+        """
+        names = ("token_ids", "padding_mask")
+        merged = {name: self.merge_rows(inputs[name]) for name in names}
+        return self.backbone(merged, training=training)
+
+    def merge_rows(self, tensor: Any) -> Any:
+        """Returns `merged_rows` of a tensor, symbolic or not."""
+        if isinstance(tensor, keras.KerasTensor) and len(tensor.shape) == 3:
+            return MergeRows()(tensor)
+        return merged_rows(tensor)
+
+    def outputs_of(
+        self, hidden: tf.Tensor, inputs: Any, training: bool | None = None
+    ) -> Any:
+        """Returns the task's outputs, from the hidden states of `hidden_of`."""
+        raise NotImplementedError
+
+    def _default_loss(self) -> keras.losses.Loss:
+        raise NotImplementedError
+
+    def _default_metrics(self) -> dict[str, Any]:
+        """Returns the metrics, as arguments of `keras.Model.compile`."""
+        raise NotImplementedError
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """Trains on one batch, or on a replica's part of it; called by `fit`."""
+        batch = Examples(*keras.utils.unpack_x_y_sample_weight(data))
+        own = self._weights_of(batch)
+        first_row, whole = across_replicas(batch.rows, own)
+        loss, gradients = self._sums(batch, first_row, whole)
+        share = tf.math.divide_no_nan(whole.task, own.task)
+        self._loss_tracker.update_state(loss * share, sample_weight=own.task)
+        if num_replicas() > 1:
+            gradients = all_reduce(gradients)
+        with taken_as_summed(self.optimizer):
+            self.optimizer.apply(gradients, self.trainable_variables)
+        return self.get_metrics_result()
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        """Measures one batch; called by `evaluate`. The loss is the task's alone."""
+        batch = Examples(*keras.utils.unpack_x_y_sample_weight(data))
+        outputs = self(batch.x, training=False)
+        loss = self._task_loss(batch, outputs, training=False)
+        weight = self._weights_of(batch).task
+        self._loss_tracker.update_state(loss, sample_weight=weight)
+        return self.compute_metrics(*batch[:2], outputs, batch.sample_weight)
+
+    def _maybe_symbolic_build(
+        self, iterator: Any = None, data_batch: Any = None
+    ) -> None:
+        # Keras adds up what replicas get to know its form, which fails for masks and
+        # for replicas with different numbers of rows.
+        if iterator is not None and self.distribute_strategy.num_replicas_in_sync > 1:
+            batch = next(next(iter(iterator))[2])
+            parts = self.distribute_strategy.experimental_local_results
+            data_batch = tf.nest.map_structure(lambda part: parts(part)[0], batch)
+            iterator = None
+        super()._maybe_symbolic_build(iterator, data_batch)
+
+    def _sums(
+        self, batch: Examples, first_row: tf.Tensor, whole: Weights
+    ) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
+        """Returns what these rows add to loss and gradients of the whole batch."""
+        if self.accumulate == 1:
+            return self._part(batch, first_row, whole)
+        rows = batch.rows
+        count = num_parts(rows, at_least=self.accumulate)
+        size = rows // count
+        parts = map_tensors(lambda tensor: cut(tensor, count, size), batch)
+        absent: list[int] = []
+
+        def add(index: tf.Tensor, *sums: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            part = map_tensors(lambda tensor: tensor[index], parts)
+            loss, gradients = self._part(part, first_row + index * size, whole)
+            absent[:] = [i for i, g in enumerate(gradients) if g is None]
+            more = [0.0 if tensor is None else tensor for tensor in (loss, *gradients)]
+            return index + 1, *(a + b for a, b in zip(sums, more, strict=True))
+
+        zeros = [tf.zeros(v.shape, v.dtype) for v in self.trainable_variables]
+        _, loss, *gradients = tf.while_loop(
+            lambda index, *_: index < count,
+            add,
+            (tf.constant(0), tf.constant(0.0), *zeros),
+        )
+        return loss, [None if i in absent else g for i, g in enumerate(gradients)]
+
+    def _part(
+        self, batch: Examples, first_row: tf.Tensor, whole: Weights
+    ) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
+        noise = StepNoise(
+            seed=self.dropout_seed,
+            step=self.optimizer.iterations.value,
+            first_row=first_row,
+            num_rows=batch.rows,
+        )
+        with tf.GradientTape() as tape:
+            with step_noise(noise):
+                hidden = self.hidden_of(batch.x, training=True)
+                outputs = self.outputs_of(hidden, batch.x, training=True)
+            own = self._weights_of(batch)
+            share = tf.math.divide_no_nan(own.task, whole.task)
+            loss = share * self._task_loss(batch, outputs, training=True)
+            if self.auxiliary_lm_weight:
+                total = self._next_token_loss(hidden, batch.x)
+                mean = tf.math.divide_no_nan(total, whole.tokens)
+                loss += self.auxiliary_lm_weight * mean
+            scaled = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, self.trainable_variables)
+        self.compute_metrics(*batch[:2], outputs, batch.sample_weight)
+        return loss, [None if g is None else tf.convert_to_tensor(g) for g in gradients]
+
+    def _task_loss(
+        self, batch: Examples, outputs: Any, *, training: bool
+    ) -> tf.Tensor:
+        """Returns the compiled loss of these rows, and what layers add to it."""
+        loss = self.compute_loss(
+            batch.x, batch.y, outputs, batch.sample_weight, training=training
+        )
+        return loss * num_replicas()  # by which Keras divides it
+
+    def _next_token_loss(self, hidden: tf.Tensor, x: Any) -> tf.Tensor:
+        token_ids, mask = merged_rows(x["token_ids"]), merged_rows(x["padding_mask"])
+        return next_token_loss_sum(
+            self.backbone.logits(hidden[:, :-1]),
+            targets=token_ids[:, 1:],
+            mask=tf.cast(mask[:, 1:], tf.bool),
+        ).total
+
+    def _weights_of(self, batch: Examples) -> Weights:
+        mask = merged_rows(batch.x["padding_mask"])
+        weights = batch.sample_weight
+        task = tf.cast(batch.rows, tf.float32)
+        if isinstance(weights, tf.Tensor) and is_weighed_mean(self.loss):
+            task = tf.reduce_sum(tf.cast(weights, tf.float32))
+        return Weights(task, tf.reduce_sum(tf.cast(mask[:, 1:], tf.float32)))
+
+
+def _split(given: tuple[Any, ...], share: float) -> tuple[Any, Any]:
+    """Returns the first rows, and the last `share` of them."""
+    if not 0.0 < share < 1.0:
+        raise ValueError(f"validation_split must be in [0, 1), got {share}.")
+    rows = num_rows([part for part in given if part is not None])
+    kept = int(rows * (1.0 - share))
+    if not 0 < kept < rows:
+        raise ValueError(
+            f"validation_split must leave rows on both sides, got {share} of {rows}."
+        )
+    first, last = (
+        tuple(None if part is None else _rows(part, rows) for part in given)
+        for rows in (slice(kept), slice(kept, None))
+    )
+    return first, last
+
+
+def _rows(part: Any, rows: slice) -> Any:
+    return tf.nest.map_structure(lambda tensor: tensor[rows], part)
+
+
+def _with_callbacks(
+    kwargs: dict[str, Any], more: list[keras.callbacks.Callback]
+) -> dict[str, Any]:
+    """Returns the arguments with further callbacks."""
+    given = kwargs.get("callbacks")
+    if isinstance(given, keras.callbacks.CallbackList):
+        for callback in more:
+            given.append(callback)
+        return kwargs
+    return {**kwargs, "callbacks": [*keras.tree.flatten(given or []), *more]}

@@ -1,0 +1,190 @@
+"""What a classifier of texts is given: labels, weights and texts of all kinds."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_gpt import GPTBackbone
+from keras_gpt.losses import DivergenceError
+from keras_gpt.models import GPTTextClassifier, GPTTextClassifierPreprocessor
+
+TEXTS = ["good king", "a bad lord", "", "bad"]
+LABELS = ["yes", "no", "yes", "no"]
+
+
+def make(tokenizer, *, length=12, rate=0.1, **kwargs):
+    keras.utils.set_random_seed(0)
+    backbone = GPTBackbone.from_size(
+        "gpt_nano", vocabulary_size=300, num_layers=1, dropout=0.0
+    )
+    preprocessor = GPTTextClassifierPreprocessor(tokenizer, length)
+    kwargs = kwargs or {"label_names": ["no", "yes"]}
+    task = GPTTextClassifier(
+        backbone, preprocessor=preprocessor, head_dropout=0.0, **kwargs
+    )
+    task.compile(keras.optimizers.SGD(rate), jit_compile=False)
+    return task
+
+
+@pytest.fixture(scope="module")
+def classifier(tokenizer):
+    """One that no test changes."""
+    return make(tokenizer)
+
+
+def as_dataset(*parts, size=2):
+    return tf.data.Dataset.from_tensor_slices(parts).batch(size)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["no", "yes", "maybe", "no"], r"y must be of the 2 labels of .* \(no, yes\)"),
+        (["no", "", "no", "no"], "y must be of the 2 labels .* \\(no, yes\\), got "),
+        ([0, 1, 2, 0], r"y must be in \[0, 2\), the numbers of labels, got 2\.$"),
+        ([0, 1, -1, 0], r"y must be in \[0, 2\), the numbers of labels, got -1\.$"),
+    ],
+)
+def test_other_labels_are_named(classifier, labels, message):
+    for call, *given in (
+        (classifier.fit, TEXTS, labels),
+        (classifier.fit, as_dataset(TEXTS, labels)),
+        (classifier.evaluate, as_dataset(TEXTS, labels)),
+    ):
+        with pytest.raises(ValueError, match=message) as found:
+            call(*given, verbose=0)
+        assert "\n" not in str(found.value)
+
+
+def test_data_that_do_not_fit_are_refused(classifier, tokenizer):
+    with pytest.raises(ValueError, match="must have as many rows each, got 3, 4"):
+        classifier.fit(TEXTS, LABELS[:3])
+    with pytest.raises(ValueError, match="x must have at least one row, got none"):
+        classifier.fit([], [])
+    regression = make(tokenizer, num_classes=1)
+    with pytest.raises(ValueError, match="y must be numbers for a regression"):
+        regression.fit(TEXTS, LABELS)
+    with pytest.raises(ValueError, match="num_classes must be 2 or more to classify"):
+        regression.classify(TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"label_names": []}, r"label_names must be two or more, got \[\]"),
+        ({"label_names": ["a"]}, "label_names must be two or more"),
+        ({"label_names": "ab"}, "label_names must be a list of texts, got 'ab'"),
+        ({"label_names": ["a", "a"]}, "label_names must differ, got 'a' twice"),
+        ({"label_names": ["a", 1]}, "label_names must be non-empty texts, got 1"),
+        ({"label_names": ["a", "b"], "num_classes": 3}, "num_classes must be the num"),
+        ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
+        ({"num_classes": None}, "num_classes or label_names must be given"),
+        ({"num_classes": 1, "multi_label": True}, "multi_label must be False with 1"),
+    ],
+)
+def test_labels_that_are_none_are_refused(tokenizer, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        make(tokenizer, **kwargs)
+
+
+@pytest.mark.slow
+def test_class_weights_weigh_the_mean(tokenizer):
+    weights = {0: 1.0, 1: 3.0}
+    logits = make(tokenizer).predict(TEXTS, verbose=0)
+    numbers = np.array([1, 0, 1, 0])
+    losses = -tf.nn.log_softmax(logits).numpy()[range(4), numbers]
+    by_row = np.array([weights[number] for number in numbers])
+    expected = (losses * by_row).sum() / by_row.sum()
+    trained = []
+    for given in (
+        {"x": TEXTS, "y": LABELS, "class_weight": weights},
+        {"x": as_dataset(TEXTS, LABELS, size=4), "class_weight": weights},
+        {"x": TEXTS, "y": LABELS, "sample_weight": by_row},
+    ):
+        task = make(tokenizer, rate=1.0)
+        losses = task.fit(**given, verbose=0).history["loss"]
+        np.testing.assert_allclose(losses, [expected], rtol=1e-5)
+        trained.append(task.head.kernel.numpy())
+    assert np.abs(trained[0] - make(tokenizer).head.kernel.numpy()).max() > 1e-3
+    for found in trained[1:]:
+        np.testing.assert_allclose(found, trained[0], atol=1e-5)
+
+
+def test_cut_texts_are_warned_of_once(tokenizer):
+    task = make(tokenizer)
+    texts = ["a " * 30, "a " * 30, "b " * 40, "the king"]
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        task.fit(texts, LABELS, epochs=3, batch_size=2, verbose=0)
+        task.evaluate(texts, LABELS, verbose=0)
+    messages = [str(w.message) for w in found if "longer" in str(w.message)]
+    # Of equal ones only the first counts.
+    assert messages == [
+        "2 texts were longer than sequence_length = 12 tokens and were cut."
+    ]
+
+
+def test_empty_and_long_texts_are_rows_that_end(tokenizer):
+    task = make(tokenizer)
+    end = tokenizer.end_token_id
+    rows = task.preprocessor(tf.constant(["", "the king is dead, long live"]))
+    assert rows["token_ids"][0].numpy().tolist() == [end] + [0] * 11
+    assert rows["padding_mask"][0].numpy().tolist() == [True] + [False] * 11
+    ids = tokenizer.tokenize("the king is dead, long live").numpy().tolist()
+    assert len(ids) > 11
+    assert rows["token_ids"][1].numpy().tolist() == [*ids[:11], end]
+
+
+def test_a_loss_that_is_no_number_ends_training(tokenizer):
+    task = make(tokenizer, num_classes=1)
+    y = [1.0, 2.0, 1.0, 2.0, float("nan"), 1.0]
+    with pytest.raises(DivergenceError, match="got nan in batch 2 of epoch 0"):
+        task.fit([*TEXTS, "x", "y"], y, batch_size=2, shuffle=False, verbose=0)
+
+
+@pytest.mark.slow
+def test_texts_of_all_kinds_are_classified(classifier):
+    expected = classifier.classify(TEXTS)
+    logits = classifier.predict(TEXTS, verbose=0)
+    wanted = tf.nn.softmax(logits).numpy()
+    np.testing.assert_allclose(expected.probabilities, wanted, rtol=1e-6)
+    best = [["no", "yes"][i] for i in wanted.argmax(axis=1)]
+    assert expected.labels == best
+    batches = tf.data.Dataset.from_tensor_slices(TEXTS).batch(3)
+    for given in (np.array(TEXTS), np.array(TEXTS, object), batches):
+        found = classifier.classify(given)
+        assert found.labels == best
+        np.testing.assert_allclose(found.probabilities, wanted, rtol=1e-5)
+    for one in (TEXTS[0], tf.constant(TEXTS[0])):
+        found = classifier.classify(one)
+        assert found.labels == best[:1]
+        np.testing.assert_allclose(found.probabilities, wanted[:1], rtol=1e-5)
+
+
+def test_pairs_are_classified(classifier):
+    others = TEXTS[::-1]
+    wanted = classifier.classify((TEXTS, others)).probabilities
+    alone = classifier.classify(TEXTS).probabilities
+    assert np.abs(wanted - alone).max() > 1e-4
+    batches = as_dataset(TEXTS, others, size=3)
+    for given in ((np.array(TEXTS), np.array(others)), batches):
+        found = classifier.classify(given).probabilities
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    one = classifier.classify((TEXTS[0], others[0])).probabilities
+    np.testing.assert_allclose(one, wanted[:1], rtol=1e-5)
+
+
+def test_new_labels_go_over_a_preset(tokenizer, tmp_path):
+    task = make(tokenizer)
+    preset = str(tmp_path / "preset")
+    task.save_to_preset(preset)
+    new = GPTTextClassifier.from_preset(preset, label_names=["a", "b", "c"])
+    assert (new.num_classes, new.label_names) == (3, ["a", "b", "c"])
+    new = GPTTextClassifier.from_preset(preset, num_classes=4)
+    assert new.label_names == ["0", "1", "2", "3"]
+    for old, kept in zip(task.backbone.weights, new.backbone.weights, strict=True):
+        np.testing.assert_array_equal(old, kept)
+    assert GPTTextClassifier.from_preset(preset).label_names == ["no", "yes"]
