@@ -5,20 +5,20 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from keras_gpt.export.served_options import ServedOptions
+from keras_gpt.export.files import write_text
 from keras_gpt.export.signatures.inputs import Signature
-from keras_gpt.models.causal_lm import GPTCausalLM
 from keras_gpt.zero_copy import as_array
 
 
 def model_card(
-    task: GPTCausalLM,
-    served: ServedOptions,
+    task: Any,
+    own: dict[str, Any],
     *,
     signatures: dict[str, Signature],
     export_options: dict[str, Any],
@@ -26,19 +26,20 @@ def model_card(
     """Returns the model card, as plain data.
 
     Args:
-        task: `GPTCausalLM` that was exported.
-        served: `ServedOptions`.
+        task: that was exported.
+        own: what is to be said of this kind of task.
         signatures: those of the model.
         export_options: further arguments of the export by name.
     """
-    tokenizer = task.text_generator().tokenizer
+    tokenizer = task.preprocessor.tokenizer
     return {
         "library": "keras_gpt",
         "library_version": importlib.metadata.version("keras-gpt"),
         "tensorflow_version": tf.__version__,
+        "task": type(task).__name__,
         "config": task.backbone.config.to_dict(),
         "num_parameters": sum(
-            int(tf.size(weight.value)) for weight in task.backbone.weights
+            int(tf.size(weight.value)) for weight in task.weights
         ),
         "compute_dtype": task.backbone.compute_dtype,
         "tokenizer": {
@@ -46,12 +47,19 @@ def model_card(
             "vocabulary_size": tokenizer.vocabulary_size(),
             "sha256": tokenizer_fingerprint(tokenizer),
         },
-        "weights_sha256": weights_fingerprint(task.backbone),
-        "method": served.method,
-        "defaults": served.defaults,
+        "weights_sha256": weights_fingerprint(task),
+        **own,
         "export_options": export_options,
         "signatures": {name: one.meaning for name, one in signatures.items()},
     }
+
+
+def write_card(path: Path, card: dict[str, Any]) -> None:
+    """Writes a model card as JSON."""
+    text = json.dumps(
+        card, indent=2, default=lambda data: data.decode(errors="replace")
+    )
+    write_text(path, text + "\n")
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
@@ -64,10 +72,10 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def weights_fingerprint(backbone: Any) -> str:
+def weights_fingerprint(model: Any) -> str:
     """Returns the SHA-256 of all weights: path, dtype, shape and values of each."""
     digest = hashlib.sha256()
-    for weight in backbone.weights:
+    for weight in model.weights:
         head = f"{weight.path} {weight.dtype} {tuple(weight.shape)}"
         digest.update(head.encode())
         digest.update(as_array(weight).reshape(-1).view(np.uint8).data)

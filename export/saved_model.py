@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -12,21 +11,21 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_gpt.export.files import clear_remains, temporary_folder, write_text
-from keras_gpt.export.generator_module import build_generator
-from keras_gpt.export.model_card import model_card
-from keras_gpt.export.served_options import served_options
+from keras_gpt.export.files import clear_remains, temporary_folder
+from keras_gpt.export.generator_export import generator_export
+from keras_gpt.export.head_export import head_export
+from keras_gpt.export.model_card import model_card, write_card
 from keras_gpt.export.serving_files import (
     BATCH_SIZES,
     MODEL_NAME,
     output_types,
     write_serving_files,
 )
-from keras_gpt.export.signatures.knobs import SAMPLING
+from keras_gpt.export.task_export import TaskExport
 from keras_gpt.export.verify import ExportError, verify
 from keras_gpt.export.warmup import WARMUP_FILE, write_warmup
 from keras_gpt.export.weights import STORAGE_DTYPES, rounded
-from keras_gpt.models.causal_lm import GPTCausalLM
+from keras_gpt.models import GPTCausalLM
 from keras_gpt.models.lora import merged
 
 MODEL_CARD = WARMUP_FILE.with_name("model_card.json")
@@ -34,7 +33,7 @@ MOST_RECORDS = 1000  # of warm-up: TF Serving refuses a model with more
 
 
 def export_saved_model(
-    task: GPTCausalLM,
+    task: Any,
     path: str | os.PathLike[str],
     version: int = 1,
     *,
@@ -50,13 +49,15 @@ def export_saved_model(
 
     The folder holds tokenizer, weights, KV cache and sampling loop. Before it gets its
     name, a fresh process that imports only tensorflow loads it, runs its warm-up
-    records, and must answer as `task.generate` does. It is whole or absent, and never
+    records, and must answer as the task does. It is whole or absent, and never
     replaces another version. An active adapter of LoRA is served merged. Beside it,
     `path` gets `models.config`, `batching_params.pbtxt` and a `README.md` that tells
     how to serve and ask it.
 
     Args:
-        task: `GPTCausalLM` with a preprocessor.
+        task: `GPTCausalLM`, or a task with a head (`GPTTextClassifier`,
+            `GPTSimilarity`, `GPTMultipleChoice`, `GPTTokenClassifier`,
+            `GPTQuestionAnswering`), with a preprocessor.
         path: folder of the served model; made if absent.
         version: int, at least 1. TF Serving serves the largest.
         stop_token_ids: as in `GPTCausalLM.generate`.
@@ -72,11 +73,11 @@ def export_saved_model(
         model_name: string. Under which it is served. Defaults to `"gpt"`.
         batch_sizes: ints. Of which a server is to make batches, each with its warm-up
             record. Defaults to 1, 2, 4 and 8.
-        **options: of `keras_gpt.GenerationOptions`, each one value for all rows. They
-            are the defaults of the knobs that a request may set; `num_beams`,
-            `penalty_alpha`, `draft`, `logits_processors` and whatever spans several
-            tokens are fixed. Those not given are as in `task.generate`, but for 64 new
-            tokens and seed 0.
+        **options: of a `GPTCausalLM`, those of `keras_gpt.GenerationOptions`, each one
+            value for all rows. They are the defaults of the knobs that a request may
+            set; `num_beams`, `penalty_alpha`, `draft`, `logits_processors` and
+            whatever spans several tokens are fixed. Those not given are as in
+            `task.generate`, but for 64 new tokens and seed 0.
 
     Returns:
         The path of the version folder.
@@ -89,70 +90,77 @@ def export_saved_model(
         ExportError: if the written model fails a check.
     """
     _check_arguments(version, storage_dtype, model_name, batch_sizes)
-    if speculative:
-        options = {"draft": "prompt_lookup", **options}
-        if options["draft"] is None:
-            raise ValueError("draft must not be None with speculative, got None.")
     if task.preprocessor is None:
         raise ValueError("preprocessor must be set to export a model, got None.")
-    context = task.backbone.config.max_sequence_length
-    if context < 2:  # a prompt has a token, and so has what continues it
-        raise ValueError(
-            f"max_sequence_length must be at least 2 to export, got {context}."
-        )
-    served = served_options(task, options, stop_token_ids=stop_token_ids)
     folder, sizes = Path(path), sorted(set(batch_sizes))
     target = folder / str(version)
     if target.exists():
         raise FileExistsError(_must_be_new(target))
-    if xla and (served.method != SAMPLING or served.defaults["stop_strings"]):
-        raise ValueError(
-            "xla must be False for a search, or with stop_strings, got True."
-        )
-    # Served without the cost of an adapter.
-    with merged(task):
-        generator = build_generator(task, served, storage_dtype=storage_dtype, xla=xla)
+    if speculative:
+        options = {"draft": "prompt_lookup", **options}
+        if options["draft"] is None:
+            raise ValueError("draft must not be None with speculative, got None.")
+    card_options = {
+        "storage_dtype": storage_dtype,
+        "xla": xla,
+        "model_name": model_name,
+        "batch_sizes": sizes,
+        **{name: repr(value) for name, value in options.items()},
+    }
+    with merged(task):  # served without the cost of an adapter
+        if isinstance(task, GPTCausalLM):
+            export = generator_export(
+                task,
+                options,
+                stop_token_ids=stop_token_ids,
+                storage_dtype=storage_dtype,
+                xla=xla,
+                batch_sizes=sizes,
+            )
+        else:
+            export = head_export(
+                task,
+                {"xla": xla, **options},
+                storage_dtype=storage_dtype,
+                batch_sizes=sizes,
+            )
         folder.mkdir(parents=True, exist_ok=True)
         clear_remains(folder)
         with temporary_folder(folder, str(version)) as temporary:
             # What was made private for one user is not what a server is to read.
             written = temporary / str(version)
             written.mkdir()
-            tf.saved_model.save(
-                generator.module,
-                str(written),
-                signatures={
-                    name: one.function for name, one in generator.signatures.items()
-                },
-            )
-            write_warmup(written, generator, model_name=model_name, batch_sizes=sizes)
-            card = model_card(
-                task,
-                served,
-                signatures=generator.signatures,
-                export_options={
-                    "storage_dtype": storage_dtype,
-                    "xla": xla,
-                    "model_name": model_name,
-                    "batch_sizes": sizes,
-                    **{name: repr(value) for name, value in options.items()},
-                },
-            )
-            text = json.dumps(
-                card, indent=2, default=lambda data: data.decode(errors="replace")
-            )
-            write_text(written / MODEL_CARD, text + "\n")
-            with rounded(task.backbone, storage_dtype):
-                verify(task, served, written, xla=xla)
+            _write(written, task, export, model_name=model_name, options=card_options)
+            with rounded(task, storage_dtype):
+                verify(written, export.checks())
             write_serving_files(
                 folder,
                 model_name=model_name,
                 batch_sizes=sizes,
-                signatures=generator.signatures,
+                signatures=export.signatures,
                 outputs=output_types(written),
+                guide=export.guide,
             )
             _rename(written, target)
     return str(target)
+
+
+def _write(
+    written: Path,
+    task: Any,
+    export: TaskExport,
+    *,
+    model_name: str,
+    options: dict[str, Any],
+) -> None:
+    """Writes what a version folder holds."""
+    functions = {name: one.function for name, one in export.signatures.items()}
+    tf.saved_model.save(export.module, str(written), signatures=functions)
+    write_warmup(written, export.requests(), model_name=model_name)
+    card = model_card(
+        task, export.card, signatures=export.signatures, export_options=options
+    )
+    write_card(written / MODEL_CARD, card)
 
 
 def _rename(written: Path, target: Path) -> None:

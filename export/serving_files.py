@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
@@ -14,10 +16,36 @@ from keras_gpt.export.signatures.inputs import Input, Signature
 from keras_gpt.export.signatures.streaming import STATE
 
 MODEL_NAME = "gpt"
+WIDTH = 88  # of the README's lines
 BATCH_SIZES = (1, 2, 4, 8)
 BATCH_TIMEOUT_MICROS = 2000  # far less than a token takes
 # The newest that there is; exports are made to run there.
 SERVING_IMAGE = "tensorflow/serving:2.20.0"
+
+
+class Guide(NamedTuple):
+    """What the README says of one kind of task.
+
+    Attributes:
+        what: string. What the model is, after "A".
+        holds: string. What a version folder holds.
+        instances: JSON of the instances of a request to `serving_default`.
+        python: lines that ask the model in Python; `{target}` and `{model_name}` are
+            filled in.
+        default_inputs: string. How many inputs `serving_default` has.
+        knobs: inputs that the table of signatures leaves to one of their own.
+        knobs_text: string before that table.
+        notes: further lines.
+    """
+
+    what: str
+    holds: str
+    instances: str
+    python: str
+    default_inputs: str
+    knobs: dict[str, Input]
+    knobs_text: str
+    notes: Sequence[str]
 
 
 def write_serving_files(
@@ -27,7 +55,7 @@ def write_serving_files(
     batch_sizes: Sequence[int],
     signatures: dict[str, Signature],
     outputs: dict[str, dict[str, str]],
-    notes: Sequence[str] = (),
+    guide: Guide,
 ) -> None:
     """Writes `models.config`, `batching_params.pbtxt` and `README.md`.
 
@@ -37,12 +65,12 @@ def write_serving_files(
         batch_sizes: ints, ascending. Of which servers make batches.
         signatures: those of the model.
         outputs: signature to output to its type, for the README.
-        notes: lines about this model, for the README.
+        guide: `Guide` of the task.
     """
     write_text(path / "models.config", _models_config(model_name))
     write_text(path / "batching_params.pbtxt", _batching_params(batch_sizes))
     readme = _readme(
-        model_name=model_name, signatures=signatures, outputs=outputs, notes=notes
+        model_name=model_name, signatures=signatures, outputs=outputs, guide=guide
     )
     write_text(path / "README.md", readme)
 
@@ -73,25 +101,30 @@ def _readme(
     model_name: str,
     signatures: dict[str, Signature],
     outputs: dict[str, dict[str, str]],
-    notes: Sequence[str],
+    guide: Guide,
 ) -> str:
-    knobs = {
-        name: one
-        for name, one in signatures["generate"].inputs.items()
-        if one.default is not None
-    }
     table = "\n".join(
-        f"| `{name}` | {one.meaning} | {_inputs(one, knobs)} "
+        f"| `{name}` | {one.meaning} | {_inputs(one, guide.knobs)} "
         f"| {_outputs(outputs[name])} |"
         for name, one in signatures.items()
     )
-    knob_table = "\n".join(_knob(name, one) for name, one in knobs.items())
-    extra = "".join(f"- {note}\n" for note in notes)
+    python = guide.python.format(target="localhost:8500", model_name=model_name)
+    notes = "".join(f"- {note}\n" for note in (*guide.notes, *_NOTES))
+    intro = textwrap.fill(
+        f"{guide.what} for TensorFlow Serving: strings in, strings out. Each numbered "
+        f"folder is a version; it holds {guide.holds}, and needs nothing but "
+        f"TensorFlow.",
+        WIDTH,
+    )
+    default = textwrap.fill(
+        "B is the batch, dimension 0 of everything. An input with a default may be "
+        "left out over gRPC; TensorFlow Serving's REST API wants all of them. "
+        f"`serving_default` has {guide.default_inputs}.",
+        WIDTH,
+    )
     return f"""# {model_name}
 
-A text generator for TensorFlow Serving: strings in, strings out. Each numbered folder
-is a version; it holds tokenizer, weights, KV cache and sampling loop, and needs
-nothing but TensorFlow.
+{intro}
 
 ## Serve it
 
@@ -128,43 +161,72 @@ keras-gpt serve --model="$PWD" --model_name={model_name}
 ## Ask it
 
 ```sh
-curl -d '{{"instances": ["Once upon a time"]}}' \\
+curl -d '{{"instances": {guide.instances}}}' \\
   http://localhost:8501/v1/models/{model_name}:predict
 ```
 
 ```python
-from keras_gpt.export.client import GPTClient
-
-with GPTClient("localhost:8500", model_name="{model_name}") as client:
-    print(client.generate("Once upon a time", max_new_tokens=50, temperature=0.8))
+{python}
 ```
 
 ## Signatures
 
-B is the batch, dimension 0 of everything. An input with a default may be left out over
-gRPC; TensorFlow Serving's REST API wants all of them, but for `serving_default`, which
-has one.
+{default}
 
 | signature | what it does | inputs | outputs |
 |---|---|---|---|
 {table}
 
+{_knobs(guide)}{notes}"""
+
+
+_NOTES = (
+    "What a server runs before it takes requests is in\n"
+    "  `VERSION/assets.extra/tf_serving_warmup_requests`; what the model was made of, "
+    "in\n  `VERSION/assets.extra/model_card.json`.",
+)
+
+
+def _knobs(guide: Guide) -> str:
+    if not guide.knobs:
+        return ""
+    rows = "\n".join(_knob(name, one) for name, one in guide.knobs.items())
+    table = f"| knob | type | default |\n|---|---|---|\n{rows}"
+    return f"{guide.knobs_text}\n\n{table}\n\n"
+
+
+_ASK = """from keras_gpt.export.client import GPTClient
+
+with GPTClient("{target}", model_name="{model_name}") as client:
+    print(client.generate("Once upon a time", max_new_tokens=50, temperature=0.8))"""
+_KNOBS = """\
 The knobs of `generate`, and what they are where a request leaves them out; their
-meaning is that of `keras_gpt.GenerationOptions`. Rows may have different values.
+meaning is that of `keras_gpt.GenerationOptions`. Rows may have different values."""
 
-| knob | type | default |
-|---|---|---|
-{knob_table}
 
-- `finish_reason` is `stop`, `length`, `prompt_too_long`, `invalid_input` (a value out
-  of range, or text that is not UTF-8) or `invalid_logits`; of `decode`, empty while
-  the text goes on. A bad row comes back with it and never fails its neighbours.
-- The same seed gives the same text for the same prompt, in any batch.
-- In lists, an empty string and the id -1 stand for nothing.
-- What a server runs before it takes requests is in
-  `VERSION/assets.extra/tf_serving_warmup_requests`; what the model was made of, in
-  `VERSION/assets.extra/model_card.json`.
-{extra}"""
+def generator_guide(signatures: dict[str, Signature]) -> Guide:
+    """Returns what the README says of a generator."""
+    return Guide(
+        what="A text generator",
+        holds="tokenizer, weights, KV cache and sampling loop",
+        instances='["Once upon a time"]',
+        python=_ASK,
+        default_inputs="one input",
+        knobs={
+            name: one
+            for name, one in signatures["generate"].inputs.items()
+            if one.default is not None
+        },
+        knobs_text=_KNOBS,
+        notes=(
+            "`finish_reason` is `stop`, `length`, `prompt_too_long`, `invalid_input` "
+            "(a value out\n  of range, or text that is not UTF-8) or "
+            "`invalid_logits`; of `decode`, empty while\n  the text goes on. A bad row "
+            "comes back with it and never fails its neighbours.",
+            "The same seed gives the same text for the same prompt, in any batch.",
+            "In lists, an empty string and the id -1 stand for nothing.",
+        ),
+    )
 
 
 def _inputs(signature: Signature, knobs: dict[str, Input]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from keras_gpt.export.generator_module import ServedGenerator
 from keras_gpt.export.signatures.inputs import Outputs, Signature
 from keras_gpt.export.signatures.streaming import STATE
 
@@ -21,19 +20,14 @@ NUM_TOKENS = 2  # so that each graph runs, and loading stays quick
 
 
 def write_warmup(
-    folder: Path,
-    generator: ServedGenerator,
-    *,
-    model_name: str,
-    batch_sizes: Sequence[int],
+    folder: Path, requests: Iterable[tuple[str, Outputs]], *, model_name: str
 ) -> int:
-    """Writes a record for each signature, and of `generate` for each batch size.
+    """Writes a record for each request.
 
     Args:
         folder: the version folder.
-        generator: `ServedGenerator`.
+        requests: names of signatures, each with all of its inputs.
         model_name: string. Under which it is served.
-        batch_sizes: ints.
 
     Returns:
         how many records there are.
@@ -42,7 +36,7 @@ def write_warmup(
     path.parent.mkdir(parents=True, exist_ok=True)
     count = 0
     with tf.io.TFRecordWriter(str(path)) as writer:
-        for name, inputs in _requests(generator.signatures, batch_sizes):
+        for name, inputs in requests:
             protos = {key: _proto(tensor) for key, tensor in inputs.items()}
             request = predict_pb2.PredictRequest(inputs=protos)
             request.model_spec.name = model_name
@@ -54,10 +48,15 @@ def write_warmup(
     return count
 
 
-def _requests(
+def generator_requests(
     signatures: dict[str, Signature], batch_sizes: Sequence[int]
 ) -> Iterator[tuple[str, Outputs]]:
-    """Yields names of signatures and all of their inputs."""
+    """Yields requests of a generator: of each signature, of `generate` in each size.
+
+    Args:
+        signatures: those of the model.
+        batch_sizes: ints.
+    """
     text, few = {"text": [PROMPT]}, {"max_new_tokens": [NUM_TOKENS]}
     given: dict[str, dict[str, Any]] = {
         "serving_default": text,

@@ -253,10 +253,10 @@ def test_a_path_that_is_a_file_is_refused(causal_lm, tmp_path):
 
 
 def test_a_full_disk_leaves_nothing(causal_lm, tmp_path, monkeypatch):
-    def fail(path, text):
+    def fail(path, card):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(saved_model, "write_text", fail)
+    monkeypatch.setattr(saved_model, "write_card", fail)
     with pytest.raises(OSError, match="No space left on device"):
         export_saved_model(causal_lm, tmp_path / "model")
     assert list((tmp_path / "model").iterdir()) == []
