@@ -37,11 +37,13 @@ def commands():
 
 def shortened(words):
     """Cuts training to a few steps of the same command."""
-    cuts = {"--steps": "4", "--warmup_steps": "2"}
+    cuts = {"--steps": "4", "--warmup_steps": "2", "--epochs": "1"}
     words = [
         f"{flag}={cuts.get(flag, value)}" if has_value else flag
         for flag, has_value, value in (word.partition("=") for word in words)
     ]
+    if words[0] in ("pretrain", "finetune"):
+        words += ["--jit_compile=false"]  # which takes longer than a few steps
     if words[0] == "pretrain":
         words += ["--eval_batches=1"]
         if not any(word.startswith("--warmup_steps") for word in words):
@@ -96,6 +98,8 @@ def test_commands_run_in_order(tmp_path, monkeypatch):
         f"{a}{b}{c}ing" for a in "bcdfgh" for b in "aeiou" for c in "lmnrst"
     )
     Path("corpus.txt").write_text((text + words) * 3)
+    reviews = "".join(f"review {n} is good,glad\nand {n} bad,sad\n" for n in range(9))
+    Path("reviews.csv").write_text("text,label\n" + reviews)
     pages = "".join(f'{{"text": "Page {n} of the king."}}\n' for n in range(99))
     Path("pages.jsonl.gz").write_bytes(gzip.compress(pages.encode()))
     with contextlib.ExitStack() as servers:

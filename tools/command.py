@@ -121,6 +121,22 @@ def require(values: absl_flags.FlagValues, *names: str) -> None:
             raise UsageError(f"flag --{name} is required.")
 
 
+def define_jit_compile(values: absl_flags.FlagValues) -> None:
+    """Defines `--jit_compile`."""
+    absl_flags.DEFINE_enum(
+        "jit_compile", "auto", list(_JIT_CHOICES), "Whether XLA compiles",
+        flag_values=values,
+    )  # fmt: skip
+
+
+def jit_compile(values: absl_flags.FlagValues) -> bool | str:
+    """Returns what `--jit_compile` says, as the library takes it."""
+    return _JIT_CHOICES[values.jit_compile]
+
+
+_JIT_CHOICES: dict[str, bool | str] = {"auto": "auto", "true": True, "false": False}
+
+
 def _fail(message: str, code: int) -> int:
     print(" ".join(message.split()), file=sys.stderr)
     return code

@@ -1,14 +1,15 @@
-"""Measures a model's loss and perplexity on text files."""
+"""Measures a model: perplexity on text files, or a task's scores on examples."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 from absl import flags as absl_flags
 
-from keras_gpt.tools import command, inputs
+from keras_gpt.tools import command, inputs, task_flags
 
-DESCRIPTION = "measures loss and perplexity on text files"
+DESCRIPTION = "measures perplexity on texts, or a task's scores on examples"
 
 
 def define_flags(flags: absl_flags.FlagValues) -> None:
@@ -20,18 +21,50 @@ def define_flags(flags: absl_flags.FlagValues) -> None:
         flag_values=flags,
     )
     absl_flags.DEFINE_multi_string(
-        "input", [], "UTF-8 text file or glob pattern; may be repeated",
+        "input", [], "UTF-8 text file or glob pattern, for perplexity over windows as "
+        "long as the context; may be repeated",
         flag_values=flags,
     )  # fmt: skip
+    absl_flags.DEFINE_multi_string(
+        "examples", [], "In place of --input: CSV, TSV, JSONL or Parquet file of "
+        "labelled examples; may be repeated", flag_values=flags,
+    )  # fmt: skip
+    absl_flags.DEFINE_string(
+        "output", None, "Of --examples: folder for metrics.json, predictions.jsonl and "
+        "confusion.png; optional", flag_values=flags,
+    )  # fmt: skip
+    task_flags.define_column_flags(flags)
     absl_flags.DEFINE_integer(
-        "batch_size", 12, "Windows at a time, each as long as the context",
-        flag_values=flags,
-    )  # fmt: skip
+        "batch_size", 12, "Windows or examples at a time", flag_values=flags
+    )
 
 
 def run(flags: absl_flags.FlagValues) -> None:
     """Runs the tool."""
-    command.require(flags, "model", "input")
+    command.require(flags, "model")
+    if bool(flags.input) == bool(flags.examples):
+        raise command.UsageError("one of the flags --input and --examples is required.")
+    if flags.examples:
+        _score_examples(flags)
+    else:
+        _measure_perplexity(flags)
+
+
+def _score_examples(flags: absl_flags.FlagValues) -> None:
+    from keras_gpt.training import find_kind, score_task
+
+    kind = find_kind(flags.model)
+    task = inputs.load_task(flags.model)
+    found = task_flags.read(flags, flags.examples, kind)
+    scores = score_task(task, found, batch_size=flags.batch_size)
+    print(f"{kind}: {found.num_examples} examples")
+    print(task_flags.line(scores))
+    if flags.output:
+        names = getattr(task, "label_names", None)
+        task_flags.write_scores(Path(flags.output), scores, label_names=names)
+
+
+def _measure_perplexity(flags: absl_flags.FlagValues) -> None:
     from keras_gpt.data import encode_text, evaluation_batches, read_text_files
     from keras_gpt.training import make_eval_step
 

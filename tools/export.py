@@ -79,14 +79,17 @@ def run(flags: absl_flags.FlagValues) -> None:
     """Runs the tool."""
     command.require(flags, "model", "output")
     sizes = _sizes(flags.batch_sizes)
-    from keras_gpt import ChatTemplate
+    from keras_gpt import ChatTemplate, GPTCausalLM
     from keras_gpt.export import export_saved_model
 
-    lm = inputs.load_model(flags.model)
-    if flags.chat_template is not None and lm.preprocessor is not None:
-        lm.preprocessor.chat_template = ChatTemplate.named(flags.chat_template)
+    task = inputs.load_task(flags.model)
+    generates = isinstance(task, GPTCausalLM)
+    if flags.chat_template is not None:
+        if not generates:
+            raise command.UsageError("flag --chat_template is for generators alone.")
+        task.preprocessor.chat_template = ChatTemplate.named(flags.chat_template)
     path = export_saved_model(
-        lm,
+        task,
         flags.output,
         version=flags.version,
         model_name=flags.model_name,
@@ -94,7 +97,7 @@ def run(flags: absl_flags.FlagValues) -> None:
         batch_sizes=sizes,
         speculative=flags.speculative,
         xla=flags.xla,
-        **_options(flags),
+        **_options(flags, generates=generates),
     )
     print(f"{path} answers like the model, with tensorflow alone")
 
@@ -108,12 +111,15 @@ def _sizes(text: str) -> list[int]:
     return [int(size) for size in sizes]
 
 
-def _options(flags: absl_flags.FlagValues) -> dict[str, Any]:
+def _options(flags: absl_flags.FlagValues, *, generates: bool) -> dict[str, Any]:
     """Returns the options of generation that are not as the library has them."""
     names = (*_COUNTS, "length_penalty")
     options = {name: flags[name].value for name in names if flags[name].present}
-    # A search refuses what is about drawing.
-    chosen = knobs.values(flags) if flags.num_beams == 1 else knobs.given(flags)
+    chosen = knobs.values(flags)
+    if not generates:
+        chosen = {name: x for name, x in chosen.items() if flags[name].present}
+    elif flags.num_beams > 1:  # a search refuses what is about drawing
+        chosen = knobs.given(flags)
     return {**chosen, **knobs.texts(flags), **options}
 
 

@@ -39,6 +39,21 @@ def load_model(path: str) -> Any:
     return lm
 
 
+def load_task(path: str) -> Any:
+    """Loads the task that a preset or checkpoint holds, with its tokenizer.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is broken, holds no task, or has no tokenizer.
+    """
+    from keras_gpt.training import TASK_KINDS, find_kind
+
+    task = TASK_KINDS[find_kind(path)].task_class.from_preset(path)
+    if task.preprocessor is None:
+        raise ValueError(f"model {path!r} must have tokenizer files, got none.")
+    return task
+
+
 def load_config(model: str) -> Any:
     """Reads the `GPTConfig` of a named size, or of whatever `from_preset` takes.
 

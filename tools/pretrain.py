@@ -137,10 +137,7 @@ def _define_run_flags(flags: absl_flags.FlagValues) -> None:
         "dtype_policy", "float32", ["float32", "mixed_bfloat16"], "Precision",
         flag_values=flags,
     )  # fmt: skip
-    absl_flags.DEFINE_enum(
-        "jit_compile", "auto", ["auto", "true", "false"], "Whether XLA compiles",
-        flag_values=flags,
-    )  # fmt: skip
+    command.define_jit_compile(flags)
     absl_flags.DEFINE_enum(
         "optimizer", "adamw", ["adamw", "adafactor"], "Keras optimizer",
         flag_values=flags,
@@ -296,11 +293,10 @@ def pretrain_config(flags: absl_flags.FlagValues, vocabulary_size: int) -> Any:
     values["eval_batches"] = values["eval_batches"] or None
     values["clip_norm"] = values["clip_norm"] or None
     values["patience"] = values["patience"] or None
-    choices: dict[str, Any] = {"auto": "auto", "true": True, "false": False}
     return PretrainConfig(
         model=model,
         dtype_policy=flags.dtype_policy,
-        jit_compile=choices[flags.jit_compile],
+        jit_compile=command.jit_compile(flags),
         optimizer=flags.optimizer,
         schedule=flags.schedule,
         remat=flags.remat,
