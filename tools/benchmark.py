@@ -17,6 +17,7 @@ WORDS = {
     "tokenize": "MB/s of GPTTokenizer in tf.data, beside KerasHub and tokenizers",
     "decode": "tokens/s of greedy decoding, beside transformers, KerasHub, CTranslate2",
     "language_models": "perplexity of a GPT and an LSTM after the same training time",
+    "fine_tuning": "accuracy of a fine-tuned GPT, beside LoRA and other classifiers",
     "export": "size of an exported model, time to load it, and its first requests",
 }
 
@@ -56,9 +57,10 @@ def define_flags(flags: absl_flags.FlagValues) -> None:
         flag_values=flags,
     )  # fmt: skip
     absl_flags.DEFINE_float(
-        "minutes", 10.0, "language_models: training time of each", lower_bound=0.0,
-        flag_values=flags,
+        "minutes", 10.0, "language_models: training time of each; fine_tuning: most "
+        "of each run", lower_bound=0.0, flag_values=flags,
     )  # fmt: skip
+    _define_fine_tuning_flags(flags)
     absl_flags.DEFINE_string(
         "vocabulary", None,
         "tokenize, decode, export: GPT-2 vocabulary (JSON); optional",
@@ -82,6 +84,27 @@ def define_flags(flags: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_string(
         "json", None, "File for the results, as JSON; optional", flag_values=flags
     )
+
+
+def _define_fine_tuning_flags(flags: absl_flags.FlagValues) -> None:
+    for name, default, meaning in (
+        ("model", None, "preset or checkpoint of a GPT; optional"),
+        ("examples", None, "labelled texts (CSV, TSV, JSONL or Parquet); optional"),
+        ("test", None, "likewise, to measure accuracy on; optional"),
+        ("text_column", "text", "column of the text"),
+        ("label_column", "label", "column of the label"),
+    ):
+        absl_flags.DEFINE_string(
+            name, default, f"fine_tuning: {meaning}", flag_values=flags
+        )
+    absl_flags.DEFINE_integer(
+        "seeds", 3, "fine_tuning: runs of each, with seeds from 0", lower_bound=1,
+        flag_values=flags,
+    )  # fmt: skip
+    absl_flags.DEFINE_integer(
+        "per_class", 10, "fine_tuning: examples of each label that runs on a few "
+        "get, drawn by the seed", lower_bound=1, flag_values=flags,
+    )  # fmt: skip
 
 
 def run(flags: absl_flags.FlagValues, words: list[str]) -> None:

@@ -64,9 +64,9 @@ class LSTMLanguageModel(keras.Model):
         dtype: Any = None,
         **kwargs: Any,
     ) -> None:
-        _check_positive_int("vocabulary_size", vocabulary_size)
-        _check_positive_int("hidden_dim", hidden_dim)
-        _check_positive_int("num_layers", num_layers)
+        check_positive_int("vocabulary_size", vocabulary_size)
+        check_positive_int("hidden_dim", hidden_dim)
+        check_positive_int("num_layers", num_layers)
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout must be in [0, 1), got {dropout}.")
         dtype = keras.dtype_policies.get(dtype)
@@ -121,19 +121,9 @@ class LSTMLanguageModel(keras.Model):
         Raises:
             ValueError: if not even a width of 1 has so few.
         """
-        _check_positive_int("vocabulary_size", vocabulary_size)
-        _check_positive_int("num_layers", num_layers)
-        if isinstance(num_parameters, bool) or not isinstance(num_parameters, int):
-            raise ValueError(
-                f"num_parameters must be an integer, got {num_parameters!r}."
-            )
-        hidden_dim = _widest(num_parameters, vocabulary_size, num_layers)
-        if hidden_dim < 1:
-            least = count_weights(vocabulary_size, hidden_dim=1, num_layers=num_layers)
-            raise ValueError(
-                f"num_parameters must be at least {least} for {vocabulary_size} tokens "
-                f"and {num_layers} layers, got {num_parameters}."
-            )
+        hidden_dim = widest_hidden_dim(
+            num_parameters, vocabulary_size=vocabulary_size, num_layers=num_layers
+        )
         return cls(
             vocabulary_size=vocabulary_size,
             hidden_dim=hidden_dim,
@@ -193,6 +183,35 @@ def count_weights(vocabulary_size: int, *, hidden_dim: int, num_layers: int) -> 
     return vocabulary_size * hidden_dim + num_layers * layer
 
 
+def widest_hidden_dim(
+    num_parameters: int, *, vocabulary_size: int, num_layers: int, num_classes: int = 0
+) -> int:
+    """Returns the width of the widest network of at most so many weights.
+
+    Args:
+        num_parameters: int.
+        vocabulary_size: int (V).
+        num_layers: int.
+        num_classes: int (L). Of a linear layer without bias on top. Defaults to 0.
+
+    Raises:
+        ValueError: if not even a width of 1 has so few, or an argument is no integer.
+    """
+    check_positive_int("vocabulary_size", vocabulary_size)
+    check_positive_int("num_layers", num_layers)
+    if isinstance(num_parameters, bool) or not isinstance(num_parameters, int):
+        raise ValueError(f"num_parameters must be an integer, got {num_parameters!r}.")
+    rows = vocabulary_size + num_classes
+    hidden_dim = _widest(num_parameters, rows, num_layers)
+    if hidden_dim < 1:
+        least = count_weights(rows, hidden_dim=1, num_layers=num_layers)
+        raise ValueError(
+            f"num_parameters must be at least {least} for {vocabulary_size} tokens "
+            f"and {num_layers} layers, got {num_parameters}."
+        )
+    return hidden_dim
+
+
 def _widest(num_parameters: int, vocabulary_size: int, num_layers: int) -> int:
     """Solves 8 L D^2 + (V + 4 L) D <= the number for the largest whole D."""
     square, linear = 8 * num_layers, vocabulary_size + 4 * num_layers
@@ -200,6 +219,11 @@ def _widest(num_parameters: int, vocabulary_size: int, num_layers: int) -> int:
     return (root - linear) // (2 * square)
 
 
-def _check_positive_int(name: str, value: Any) -> None:
+def check_positive_int(name: str, value: Any) -> None:
+    """Checks an argument.
+
+    Raises:
+        ValueError: if it is no integer, or below 1.
+    """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} must be a positive integer, got {value!r}.")

@@ -196,7 +196,7 @@ def test_memory_is_that_of_the_process_itself():
     held = bytearray(b"x") * 500_000_000
     code = (
         "import runpy, sys; side = runpy.run_path(sys.argv[1]); "
-        "print(*side['_memory_megabytes']())"
+        "print(*side['memory_megabytes']())"
     )
     process = subprocess.run(
         [sys.executable, "-P", "-c", code, decode_sides.__file__],

@@ -47,10 +47,10 @@ def measure(side: str, job: Job) -> dict[str, float]:
     modules, build = SIDES[side]
     for module in modules:
         importlib.import_module(module)
-    imported, _ = _memory_megabytes()
+    imported, _ = memory_megabytes()
     generate = build(job)
     speed = _tokens_per_second(generate, job)
-    _, peak = _memory_megabytes()
+    _, peak = memory_megabytes()
     _check_count(generate(1), 1)  # traces and compiles, where a side does
     first = [_seconds(lambda: generate(1)) for _ in range(FIRST_TOKEN_CALLS)]
     return {
@@ -82,7 +82,7 @@ def _seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-def _memory_megabytes() -> tuple[float, float]:
+def memory_megabytes() -> tuple[float, float]:
     """Returns the resident memory of this process, now and at its peak."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
