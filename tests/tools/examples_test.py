@@ -1,0 +1,103 @@
+"""Every example runs as it stands, and its model has learnt what its data hold."""
+
+import functools
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_gpt import ChatTemplate, GPTCausalLM, export
+from keras_gpt.export.signatures.heads import head_signatures
+from keras_gpt.models.task import GPTTask
+from keras_gpt.tools.examples import small
+
+FOLDER = Path(__file__).parents[2] / "tools" / "examples"
+# The share of held-out examples that must be right; beside it what guessing gets: the
+# most frequent label, or any of the possible answers.
+NEEDED = {
+    "text_classification": 0.9,  # 0.5
+    "multi_label": 0.9,  # 0.3
+    "entailment": 0.9,  # 0.5
+    "similarity": 0.7,  # 0, for it is a correlation
+    "multiple_choice": 0.9,  # 0.34
+    "question_answering": 0.9,  # 0.25
+    "token_classification": 0.9,  # 0.5
+    "responses": 0.8,  # 0.03
+    "chat": 0.4,  # 0.05
+    "adapters": 0.8,  # 0.03
+}
+
+pytestmark = pytest.mark.slow
+
+
+def test_all_scripts_have_a_test():
+    names = {path.stem for path in FOLDER.glob("*.py")}
+    assert names - {"__init__", "small"} == set(NEEDED)
+
+
+def test_exported_models_are_asked_in_words(tmp_path):
+    texts = ["I want tea", "Give me a large coffee, please"]
+    preset = small.small_preset(texts, vocabulary_size=280)
+    lm = GPTCausalLM.from_preset(preset)
+    lm.preprocessor.chat_template = ChatTemplate.named("plain")
+    options = {"temperature": 0.0, "max_new_tokens": 5}
+    folder = export.export_saved_model(lm, tmp_path, batch_sizes=[1], **options)
+    found = small.ask(
+        folder, "chat", role=[["user"]], content=[["I want tea"]], num_messages=[1]
+    )
+    expected = lm.chat([{"role": "user", "content": "I want tea"}], **options)
+    assert found["generated_text"] == [expected] != [""]
+
+
+def head_outputs(task, signature, inputs):
+    """Computes what the exported model would, without exporting it."""
+    found = head_signatures(task, functools.partial(task, training=False))[signature]
+    assert set(inputs) <= set(found.inputs)
+    outputs = found.function(**{key: tf.constant(inputs[key]) for key in found.inputs})
+    return {
+        name: np.char.decode(value.numpy().astype(bytes)).tolist()
+        if value.dtype == tf.string
+        else value.numpy().tolist()
+        for name, value in outputs.items()
+    }
+
+
+def outputs(task, signature, **inputs):
+    if not isinstance(task, GPTCausalLM):
+        return head_outputs(task, signature, inputs)
+    options = {"temperature": 0.0, "max_new_tokens": 24}
+    if signature == "chat":
+        rows = zip(inputs["role"], inputs["content"], strict=True)
+        messages = [
+            [{"role": r, "content": c} for r, c in zip(*row, strict=True)]
+            for row in rows
+        ]
+        return {"generated_text": task.chat(messages, **options)}
+    assert signature == "serving_default"
+    texts = task.generate(inputs["text"], strip_prompt=True, **options)
+    return {"generated_text": texts}
+
+
+@pytest.fixture
+def no_exports(monkeypatch):
+    """Exports have tests of their own, and XLA takes longer than such small models."""
+    monkeypatch.setattr(export, "export_saved_model", lambda task, *_, **__: task)
+    monkeypatch.setattr(small, "ask", outputs)
+    compile_task = GPTTask.compile
+    monkeypatch.setattr(
+        GPTTask,
+        "compile",
+        lambda *args, **kwargs: compile_task(*args, **kwargs, jit_compile=False),
+    )
+
+
+@pytest.mark.usefixtures("no_exports")
+@pytest.mark.parametrize("name", NEEDED)
+def test_it_learns_and_tells_what_it_found(name, capsys):
+    found = runpy.run_module(f"keras_gpt.tools.examples.{name}", run_name="__main__")
+    scores = found["correlation" if name == "similarity" else "accuracy"]
+    for score in scores.values() if isinstance(scores, dict) else [scores]:
+        assert score >= NEEDED[name]
+    assert "the exported model says:" in capsys.readouterr().out
