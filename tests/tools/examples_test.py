@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_gpt import ChatTemplate, GPTCausalLM, export
+from keras_gpt import GPTCausalLM, GPTTextClassifier, export
 from keras_gpt.export.signatures.heads import head_signatures
 from keras_gpt.models.task import GPTTask
 from keras_gpt.tools.examples import small
@@ -40,15 +40,14 @@ def test_all_scripts_have_a_test():
 def test_exported_models_are_asked_in_words(tmp_path):
     texts = ["I want tea", "Give me a large coffee, please"]
     preset = small.small_preset(texts, vocabulary_size=280)
-    lm = GPTCausalLM.from_preset(preset)
-    lm.preprocessor.chat_template = ChatTemplate.named("plain")
-    options = {"temperature": 0.0, "max_new_tokens": 5}
-    folder = export.export_saved_model(lm, tmp_path, batch_sizes=[1], **options)
-    found = small.ask(
-        folder, "chat", role=[["user"]], content=[["I want tea"]], num_messages=[1]
+    model = GPTTextClassifier.from_preset(preset, label_names=["tea", "coffee"])
+    folder = export.export_saved_model(model, tmp_path, batch_sizes=[1])
+    found = small.ask(folder, "classify", text=texts)
+    expected = model.classify(texts)
+    assert found["label"] == list(expected.labels)
+    np.testing.assert_allclose(
+        found["probabilities"], expected.probabilities, atol=1e-6
     )
-    expected = lm.chat([{"role": "user", "content": "I want tea"}], **options)
-    assert found["generated_text"] == [expected] != [""]
 
 
 def head_outputs(task, signature, inputs):

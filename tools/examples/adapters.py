@@ -17,7 +17,7 @@ from keras_gpt.tools.examples.small import ask, small_preset, split
 PRESET = None  # or a directory, or a name such as "gpt2"
 RANK = 8
 LENGTH = 40  # tokens of a row, which holds prompt and response
-EPOCHS = 15
+EPOCHS = 7
 LEARNING_RATE = 3e-3  # for a network that begins at random; 5e-5 for a trained one
 ADAPTER_LEARNING_RATE = 1e-2
 
@@ -56,7 +56,7 @@ lm.preprocessor.sequence_length = LENGTH
 def learn(style: str, learning_rate: float) -> Any:
     """Trains what is trainable now, and returns the losses."""
     lm.compile(keras.optimizers.Adam(learning_rate, global_clipnorm=1.0))
-    return lm.fit(data[style], epochs=EPOCHS, batch_size=8, verbose=2).history
+    return lm.fit(data[style], epochs=EPOCHS, batch_size=4, verbose=2).history
 
 
 history = {"plain": learn("plain", LEARNING_RATE)}

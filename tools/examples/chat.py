@@ -15,7 +15,7 @@ from keras_gpt.tools.examples.small import ask, small_preset, split
 
 PRESET = None  # or a directory, or a name such as "gpt2"
 LENGTH = 56  # tokens of a row, which holds a whole conversation
-EPOCHS = 20
+EPOCHS = 12
 LEARNING_RATE = 2e-3  # for a network that begins at random; 5e-5 for a trained one
 
 # %% The data: a guest orders in two messages, and the last answer needs both.
@@ -55,7 +55,7 @@ lm.preprocessor.chat_template = ChatTemplate.named("plain")
 # %% Training. Only the tokens of the assistant's messages count.
 lm.compile(keras.optimizers.Adam(LEARNING_RATE, global_clipnorm=1.0))
 history = lm.fit(
-    {"role": role, "content": content}, epochs=EPOCHS, batch_size=8, verbose=2
+    {"role": role, "content": content}, epochs=EPOCHS, batch_size=2, verbose=2
 ).history
 
 # %% How many last answers are exactly right, of orders that it has not seen? `generate`

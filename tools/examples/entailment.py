@@ -14,7 +14,7 @@ from keras_gpt.tools.examples.small import ask, columns, small_preset, split
 
 PRESET = None  # or a directory, or a name such as "gpt2"
 LENGTH = 24  # tokens of a row, which holds both texts
-EPOCHS = 10
+EPOCHS = 5
 LEARNING_RATE = 2e-3  # for a network that begins at random; 5e-5 for a trained one
 LABELS = ["contradiction", "neutral", "entailment"]
 
@@ -45,7 +45,7 @@ classifier.preprocessor.sequence_length = LENGTH
 # %% Training: a tuple of two lists is a list of pairs.
 classifier.compile(keras.optimizers.Adam(LEARNING_RATE, global_clipnorm=1.0))
 history = classifier.fit(
-    (premises, hypotheses), labels, epochs=EPOCHS, batch_size=16, verbose=2
+    (premises, hypotheses), labels, epochs=EPOCHS, batch_size=8, verbose=2
 ).history
 
 # %% How well does it do on combinations that it has not seen?

@@ -14,7 +14,7 @@ from keras_gpt.tools.examples.small import ask, columns, small_preset, split
 
 PRESET = None  # or a directory, or a name such as "gpt2"
 LENGTH = 64  # tokens of a row
-EPOCHS = 8
+EPOCHS = 5
 LEARNING_RATE = 2e-3  # for a network that begins at random; 5e-5 for a trained one
 
 # %% The data: complaints of up to three sentences, and the list of their labels, which
@@ -43,7 +43,7 @@ classifier.preprocessor.sequence_length = LENGTH
 
 # %% Training.
 classifier.compile(keras.optimizers.Adam(LEARNING_RATE, global_clipnorm=1.0))
-history = classifier.fit(texts, labels, epochs=EPOCHS, verbose=2).history
+history = classifier.fit(texts, labels, epochs=EPOCHS, batch_size=16, verbose=2).history
 
 # %% How many held-out texts get all their labels, and no others?
 texts, labels = columns(held_out)

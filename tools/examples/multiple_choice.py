@@ -15,7 +15,7 @@ from keras_gpt.tools.examples.small import ask, columns, small_preset, split
 
 PRESET = None  # or a directory, or a name such as "gpt2"
 LENGTH = 24  # tokens of a row, which holds the beginning and one choice
-EPOCHS = 8
+EPOCHS = 5
 LEARNING_RATE = 2e-3  # for a network that begins at random; 5e-5 for a trained one
 
 # %% The data: a beginning, two to four choices, and the number of the right one, of
@@ -46,7 +46,9 @@ model.preprocessor.sequence_length = LENGTH
 
 # %% Training. Rows may have different numbers of choices.
 model.compile(keras.optimizers.Adam(LEARNING_RATE, global_clipnorm=1.0))
-history = model.fit((contexts, choices), labels, epochs=EPOCHS, verbose=2).history
+history = model.fit(
+    (contexts, choices), labels, epochs=EPOCHS, batch_size=16, verbose=2
+).history
 
 # %% How well does it do on combinations that it has not seen?
 contexts, choices, labels = columns(held_out)

@@ -15,7 +15,7 @@ from keras_gpt.tools.examples.small import ask, columns, small_preset, split
 
 PRESET = None  # or a directory, or a name such as "gpt2"
 LENGTH = 40  # tokens of a row, which holds the question and a part of the text
-EPOCHS = 10
+EPOCHS = 6
 LEARNING_RATE = 2e-3  # for a network that begins at random; 5e-5 for a trained one
 
 # %% The data: a question, a text, and the answer with its place. The text tells three
@@ -60,7 +60,7 @@ reader.preprocessor.sequence_length = LENGTH
 
 # %% Training.
 reader.compile(keras.optimizers.Adam(LEARNING_RATE, global_clipnorm=1.0))
-history = reader.fit(x, y, epochs=EPOCHS, verbose=2).history
+history = reader.fit(x, y, epochs=EPOCHS, batch_size=16, verbose=2).history
 
 # %% How many answers are exactly right, of combinations that it has not seen?
 x, y = as_dicts(held_out)

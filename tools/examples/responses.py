@@ -15,7 +15,7 @@ from keras_gpt.tools.examples.small import ask, columns, small_preset, split
 
 PRESET = None  # or a directory, or a name such as "gpt2"
 LENGTH = 40  # tokens of a row, which holds prompt and response
-EPOCHS = 15
+EPOCHS = 7
 LEARNING_RATE = 3e-3  # for a network that begins at random; 5e-5 for a trained one
 
 # %% The data: orders as people write them, and the lines that a machine can read.
@@ -44,7 +44,7 @@ lm.preprocessor.sequence_length = LENGTH
 # the model learns to answer, and to stop, but not to write orders.
 lm.compile(keras.optimizers.Adam(LEARNING_RATE, global_clipnorm=1.0))
 history = lm.fit(
-    {"prompts": prompts, "responses": responses}, epochs=EPOCHS, batch_size=8, verbose=2
+    {"prompts": prompts, "responses": responses}, epochs=EPOCHS, batch_size=4, verbose=2
 ).history
 
 # %% How many orders are exactly right, of combinations that it has not seen? A

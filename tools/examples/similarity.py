@@ -15,7 +15,7 @@ from keras_gpt.tools.examples.small import ask, columns, small_preset, split
 
 PRESET = None  # or a directory, or a name such as "gpt2"
 LENGTH = 40  # tokens of a row, which holds both texts
-EPOCHS = 10
+EPOCHS = 6
 LEARNING_RATE = 2e-3  # for a network that begins at random; 5e-5 for a trained one
 
 # %% The data: pairs of reviews and how near they are: 1 where they say the same, 0
@@ -46,7 +46,7 @@ model.preprocessor.sequence_length = LENGTH
 # %% Training.
 model.compile(keras.optimizers.Adam(LEARNING_RATE, global_clipnorm=1.0))
 history = model.fit(
-    (first, second), scores, epochs=EPOCHS, batch_size=8, verbose=2
+    (first, second), scores, epochs=EPOCHS, batch_size=4, verbose=2
 ).history
 
 # %% How near are the scores of pairs that it has not seen?
@@ -58,8 +58,8 @@ print(f"correlation on {len(scores)} held-out pairs: {correlation:.3f}")
 # %% New pairs. Each is read in both orders, so that the order does not matter.
 new = ["The tea was superb.", "What soup! It was fair.", "The fish was awful."]
 pairs = ([new[0]] * 3, new)
-one_way = model.predict(pairs, verbose=0)[:, 0]
-other_way = model.predict(pairs[::-1], verbose=0)[:, 0]
+both_ways = (pairs[0] + pairs[1], pairs[1] + pairs[0])
+one_way, other_way = model.predict(both_ways, verbose=0).reshape(2, 3)
 for text, a, b in zip(new, one_way, other_way, strict=True):
     print(f"{new[0]} {text:24} {a:.3f}, the other way round {b:.3f}")
 

@@ -14,7 +14,7 @@ from keras_gpt.tools.examples.small import ask, columns, small_preset, split
 
 PRESET = None  # or a directory, or a name such as "gpt2"
 LENGTH = 24  # tokens of a row
-EPOCHS = 6
+EPOCHS = 4
 LEARNING_RATE = 2e-3  # for a network that begins at random; 5e-5 for a trained one
 
 # %% The data: one sentence in many variations. "not" turns its meaning round, so no
@@ -45,7 +45,7 @@ classifier.preprocessor.sequence_length = LENGTH
 # %% Training, as of any Keras model, but on plain strings.
 classifier.compile(keras.optimizers.Adam(LEARNING_RATE, global_clipnorm=1.0))
 history = classifier.fit(
-    texts, labels, epochs=EPOCHS, validation_split=0.1, verbose=2
+    texts, labels, epochs=EPOCHS, batch_size=16, validation_split=0.1, verbose=2
 ).history
 
 # %% How well does it do on combinations that it has not seen?

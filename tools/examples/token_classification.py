@@ -14,7 +14,7 @@ from keras_gpt.tools.examples.small import ask, columns, small_preset, split
 
 PRESET = None  # or a directory, or a name such as "gpt2"
 LENGTH = 24  # tokens of a row
-EPOCHS = 8
+EPOCHS = 5
 LEARNING_RATE = 2e-3  # for a network that begins at random; 5e-5 for a trained one
 
 # %% The data: lists of words, each with its label. All these names are of people and of
@@ -45,7 +45,7 @@ tagger.preprocessor.sequence_length = LENGTH
 
 # %% Training.
 tagger.compile(keras.optimizers.Adam(LEARNING_RATE, global_clipnorm=1.0))
-history = tagger.fit(texts, labels, epochs=EPOCHS, verbose=2).history
+history = tagger.fit(texts, labels, epochs=EPOCHS, batch_size=16, verbose=2).history
 
 # %% How many held-out texts have all words right?
 texts, labels = columns(held_out)
