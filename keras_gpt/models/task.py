@@ -30,6 +30,7 @@ from keras_gpt.models.task_step import (
 
 LEARNING_RATE = 5e-5  # KerasHub's default for tasks
 BATCH_SIZE = 32  # Keras' default
+TOKENIZED_AT_A_TIME = 256  # examples
 SHUFFLED = 1_000_000  # examples at most from which the next is drawn
 CLIP_NORM = 1.0  # Radford et al. 2018, section 4.1
 
@@ -226,6 +227,21 @@ class GPTTask(_Base):
         """Returns single examples of data in memory, as the preprocessor takes them."""
         return examples(x, y, sample_weight)
 
+    def tokenized(self, x: Any, y: Any) -> tf.data.Dataset:
+        """Returns the single rows of examples in memory, as the network takes them.
+
+        Args:
+            x: as `fit` takes it.
+            y: likewise.
+
+        Returns:
+            Dataset of (x, y, sample weight) without the dimension B, what is absent
+            left out. To train on it, the task must have no preprocessor.
+        """
+        given = as_tensors((x, self.encoded_labels(y), None))
+        batches = self.training_examples(*given).batch(TOKENIZED_AT_A_TIME)
+        return batches.map(self.preprocess_samples, tf.data.AUTOTUNE).unbatch()
+
     def evaluate(
         self,
         x: Any = None,
@@ -410,9 +426,7 @@ class GPTTask(_Base):
         self.compute_metrics(*batch[:2], outputs, batch.sample_weight)
         return loss, [None if g is None else tf.convert_to_tensor(g) for g in gradients]
 
-    def _task_loss(
-        self, batch: Examples, outputs: Any, *, training: bool
-    ) -> tf.Tensor:
+    def _task_loss(self, batch: Examples, outputs: Any, *, training: bool) -> tf.Tensor:
         """Returns the compiled loss of these rows, and what layers add to it."""
         loss = self.compute_loss(
             batch.x, batch.y, outputs, batch.sample_weight, training=training

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_gpt.models import save_adapter
-from keras_gpt.models.fit_data import as_tensors
+from keras_gpt.models.fit_checks import CutTexts, plain_errors
 from keras_gpt.training.checkpointing import (
     CheckpointManager,
     TrainingState,
@@ -29,7 +30,6 @@ from keras_gpt.whole_files import write_whole
 
 # Apart, so that no two epochs of two runs have the same order.
 _SEEDS_APART = 1_000_003
-_SHUFFLED = 1_000_000  # examples at most from which the next is drawn
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,8 @@ class FinetuneConfig:
         patience: int or None. Epochs without a better validation loss after which the
             run ends early. Defaults to None, never.
         seed: int in [0, 2**31). Of order and dropout. Defaults to 0.
-        jit_compile: bool or `"auto"`. As in `GPTTask.compile`. Defaults to `"auto"`.
+        jit_compile: bool or `"auto"`. Whether XLA compiles a step; `"auto"` does so
+            on one device, a CPU too, for a run is long. Defaults to `"auto"`.
 
     Raises:
         ValueError: if a field is out of its range.
@@ -169,12 +170,9 @@ class _Run:
     ) -> None:
         self._task, self._config, self._progress = task, config, progress
         self._directory = directory
-        x, y = train
-        given = as_tensors((x, task.encoded_labels(y), None))
-        self._examples = task.training_examples(*given)
-        self._count = int(self._examples.cardinality())
-        self._validation = validation
-        _compile(task, self._count, config)
+        self._rows = _rows(task, train)
+        self._held_out = validation and _rows(task, validation)
+        _compile(task, len(self._rows), config)
         self._checkpoints = CheckpointManager(
             directory.checkpoints,
             variables=named_variables(
@@ -186,6 +184,14 @@ class _Run:
 
     def train(self) -> FinetuneResult:
         """Trains the epochs that are still to be trained."""
+        preprocessor = self._task.preprocessor
+        self._task.preprocessor = None  # the rows are tokenized
+        try:
+            return self._train()
+        finally:
+            self._task.preprocessor = preprocessor
+
+    def _train(self) -> FinetuneResult:
         state = self._checkpoints.restore()
         done = 0 if state is None else state.step
         history = _read_history(self._history_file)[:done]
@@ -207,12 +213,13 @@ class _Run:
         """Trains an epoch; returns what it measured."""
         config = self._config
         started = time.monotonic()
-        order = self._examples.shuffle(
-            min(self._count, _SHUFFLED), seed=config.seed * _SEEDS_APART + done
+        order = self._rows.shuffle(
+            len(self._rows), seed=config.seed * _SEEDS_APART + done
         )
+        held_out = self._held_out and self._held_out.padded_batch(config.batch_size)
         fitted = self._task.fit(
-            order.batch(config.batch_size),
-            validation_data=self._validation,
+            order.padded_batch(config.batch_size),
+            validation_data=held_out,
             epochs=done + 1,
             initial_epoch=done,
             verbose=0,
@@ -263,6 +270,16 @@ class _Run:
                 tf.summary.scalar(name, record[name])
 
 
+def _rows(task: Any, examples: tuple[Any, Any]) -> tf.data.Dataset:
+    """Returns the rows of examples, tokenized once and then held in memory."""
+    cut_texts = CutTexts(task.preprocessor)
+    rows = task.tokenized(*examples).cache()
+    with plain_errors():
+        count = rows.reduce(np.int64(0), lambda count, *_: count + 1)
+    cut_texts.warn()
+    return rows.apply(tf.data.experimental.assert_cardinality(count))
+
+
 def _compile(task: Any, count: int, config: FinetuneConfig) -> None:
     steps = config.epochs * math.ceil(count / config.batch_size)
     optimizer = keras.optimizers.AdamW(
@@ -280,16 +297,17 @@ def _compile(task: Any, count: int, config: FinetuneConfig) -> None:
         var_list=[v for v in task.trainable_variables if not is_decayed(v)]
     )
     if config.layer_decay < 1.0:
-        optimizer = layerwise_optimizer(
-            optimizer, model=task, decay=config.layer_decay
-        )
+        optimizer = layerwise_optimizer(optimizer, model=task, decay=config.layer_decay)
     optimizer.build(task.trainable_variables)
+    jit_compile = config.jit_compile
+    if jit_compile == "auto":
+        jit_compile = task.distribute_strategy.num_replicas_in_sync == 1
     task.compile(
         optimizer,
         accumulate=config.accumulate,
         auxiliary_lm_weight=config.auxiliary_lm_weight,
         seed=config.seed,
-        jit_compile=config.jit_compile,
+        jit_compile=jit_compile,
     )
 
 

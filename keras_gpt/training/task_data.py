@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -21,7 +20,6 @@ from keras_gpt.data import (
     read_squad,
     read_table,
 )
-from keras_gpt.models.fit_data import as_tensors
 
 
 class TaskExamples(NamedTuple):
@@ -315,12 +313,11 @@ def longest_row(task: Any, examples: TaskExamples, *, multiple: int = 16) -> int
     before = task.preprocessor.sequence_length
     context = task.backbone.config.max_sequence_length
     task.preprocessor.sequence_length = context
-    longest = 1
-    given = as_tensors((examples.x, task.encoded_labels(examples.y), None))
-    rows = task.training_examples(*given).batch(256).map(task.preprocess_samples)
-    for batch in rows:
-        x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
-        used = tf.reduce_sum(tf.cast(x["padding_mask"], tf.int32), axis=-1)
-        longest = max(longest, int(tf.reduce_max(used)))
+    used = task.tokenized(examples.x, examples.y).map(
+        lambda x, *_: tf.reduce_max(
+            tf.reduce_sum(tf.cast(x["padding_mask"], tf.int32), axis=-1)
+        )
+    )
+    longest = int(used.reduce(1, tf.maximum))
     task.preprocessor.sequence_length = before
     return min(-(-longest // multiple) * multiple, context)
