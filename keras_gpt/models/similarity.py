@@ -42,12 +42,14 @@ class GPTSimilarityPreprocessor(GPTTextPreprocessor):
         self, first: tf.Tensor, second: tf.Tensor, *, count: bool = True
     ) -> dict[str, tf.Tensor]:
         """Returns the inputs of the model, of strings (B,); `count` as in `pack`."""
-        orders = [
-            self.pack(first, second, count=count),
-            self.pack(second, first, count=False),
-        ]
+        one_way = tf.concat([first, second], axis=0)
+        other_way = tf.concat([second, first], axis=0)
+        packed = self.pack(one_way, other_way, count=False)
+        if count:
+            pairs = tf.strings.join((first, second), separator="\0")
+            self.count_cut(pairs, packed.is_cut[: tf.size(first)])
         return {
-            name: tf.stack([getattr(order, name) for order in orders], axis=1)
+            name: tf.stack(tf.split(getattr(packed, name), 2), axis=1)
             for name in ("token_ids", "padding_mask")
         }
 

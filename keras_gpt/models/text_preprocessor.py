@@ -154,7 +154,11 @@ class GPTTextPreprocessor(keras_nlp.models.Preprocessor):
             raise ValueError(
                 "tokenizer must have an end token to put between two texts, got none."
             )
-        segments = [self.tokenizer.tokenize(text) for text in texts]
+        tokens = self.tokenizer.tokenize(tf.concat(texts, axis=0))  # one graph for all
+        rows = tf.size(texts[0])
+        segments = [
+            tokens[index * rows : (index + 1) * rows] for index in range(len(texts))
+        ]
         if special and not self.add_end_token:
             is_empty = sum(segment.row_lengths() for segment in segments) == 0
             last = tf.RaggedTensor.from_row_lengths(
