@@ -43,11 +43,13 @@ class GPTCausalLMPreprocessor(keras_nlp.models.CausalLMPreprocessor):
             dict of `role` and `content`, strings (B, M), conversations as in
             `ChatTemplate.transcript`: the loss is on the answers alone, with what
             ends them. What is too long is cut at its beginning.
+        y: without effect.
+        sample_weight: floats (B,), or one: what each text counts for. Optional.
 
     Returns:
         `(x, y, sample_weight)`: x a dict of `token_ids` int32 and `padding_mask`
         bool (B, T), y the next tokens int32 (B, T), sample_weight bool (B, T), true
-        where the next token counts.
+        where the next token counts; with weights float32, the text's where it does.
 
     Raises:
         ValueError: if a dict has other keys, or conversations come without a
@@ -130,8 +132,16 @@ class GPTCausalLMPreprocessor(keras_nlp.models.CausalLMPreprocessor):
         sequence_length: int | None = None,
     ) -> Any:
         """Tokenizes; see the class."""
+        rows = self._rows(x, sequence_length)
+        if sample_weight is None:
+            return rows
+        x, y, counts = rows
+        weights = tf.convert_to_tensor(sample_weight, tf.float32)
+        return x, y, tf.cast(counts, tf.float32) * weights[..., None]
+
+    def _rows(self, x: Any, sequence_length: int | None) -> tuple[Any, ...]:
         if not isinstance(x, dict):
-            return super().call(x, y, sample_weight, sequence_length)
+            return super().call(x, sequence_length=sequence_length)
         if set(x) not in ({"prompts", "responses"}, {"role", "content"}):
             raise ValueError(
                 "x must be strings, or a dict of prompts and responses, or of role "
@@ -139,10 +149,8 @@ class GPTCausalLMPreprocessor(keras_nlp.models.CausalLMPreprocessor):
             )
         length = sequence_length or self.sequence_length
         if "prompts" in x:
-            rows = self._pairs(x["prompts"], x["responses"], length)
-        else:
-            rows = self._transcripts(x["role"], x["content"], length)
-        return keras.utils.pack_x_y_sample_weight(*rows)
+            return self._pairs(x["prompts"], x["responses"], length)
+        return self._transcripts(x["role"], x["content"], length)
 
     def _pairs(self, prompts: Any, responses: Any, length: int) -> tuple[Any, ...]:
         texts = (as_texts(prompts), as_texts(responses))

@@ -221,3 +221,21 @@ def test_what_is_no_input_is_refused(marked):
     chat = GPTCausalLMPreprocessor(marked, 8, chat_template="plain")
     with pytest.raises(tf.errors.InvalidArgumentError, match="role must be of system"):
         chat({"role": [["user", "robot"]], "content": [["x", "y"]]})
+
+
+@pytest.mark.parametrize("kind", ["texts", "pairs", "transcripts"])
+def test_weights_of_texts_are_those_of_their_tokens(marked, kind):
+    preprocessor = GPTCausalLMPreprocessor(
+        marked, sequence_length=12, chat_template="plain"
+    )
+    texts = ["the king", "my lord"]
+    x = {
+        "texts": tf.constant(texts),
+        "pairs": {"prompts": texts, "responses": texts[::-1]},
+        "transcripts": {"role": [["user", "assistant"]] * 2, "content": [texts] * 2},
+    }[kind]
+    _, _, counts = preprocessor(x)
+    _, _, weights = preprocessor(x, sample_weight=[0.5, 2.0])
+    expected = np.where(counts, [[0.5], [2.0]], 0.0)
+    assert expected.any(axis=1).all()
+    np.testing.assert_array_equal(weights, expected)
