@@ -101,6 +101,10 @@ def _define_fine_tuning_flags(flags: absl_flags.FlagValues) -> None:
         "seeds", 3, "fine_tuning: runs of each, with seeds from 0", lower_bound=1,
         flag_values=flags,
     )  # fmt: skip
+    absl_flags.DEFINE_enum(
+        "size", "both", ["few", "all", "both"], "fine_tuning: runs on a few examples "
+        "of each label, on all, or both", flag_values=flags,
+    )  # fmt: skip
     absl_flags.DEFINE_integer(
         "per_class", 10, "fine_tuning: examples of each label that runs on a few "
         "get, drawn by the seed", lower_bound=1, flag_values=flags,

@@ -46,6 +46,7 @@ def job(preset, tmp_path):
 def test_each_network_learns_the_examples(model, learning_rate, job, monkeypatch):
     recipe = Recipe(learning_rate, 20)
     monkeypatch.setitem(fine_tuning.RECIPES, (model, "all"), recipe)
+    monkeypatch.setattr(fine_tuning, "JIT_COMPILE", False)
     monkeypatch.setattr(fine_tuning, "epochs_within", lambda *_, at_most, **__: at_most)
     found = fine_tuning.train({**job, "model_kind": model})
     assert found["accuracy"] == 1.0
@@ -166,8 +167,7 @@ def test_all_are_run_with_all_seeds_and_compared(job, monkeypatch, tmp_path, cap
 
 def test_each_run_is_a_process_of_its_own(job, monkeypatch, capsys):
     monkeypatch.setattr(fine_tuning, "MODELS", {"words": "bag of words"})
-    monkeypatch.setattr(fine_tuning, "SIZES", ("all",))
-    assert benchmark(job, "--seeds=1") == 0
+    assert benchmark(job, "--seeds=1", "--size=all") == 0
     assert "bag of words        100.0% ± 0.0%" in capsys.readouterr().out
 
 

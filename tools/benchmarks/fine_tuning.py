@@ -60,6 +60,7 @@ DROPOUT = 0.1  # Radford et al. 2018, section 4.1
 WEIGHT_DECAY = 0.01  # Radford et al. 2018, section 4.1
 CLIP_NORM = 1.0  # of the gradients, all together
 WARMUP_SHARE = 0.1  # of the steps
+JIT_COMPILE = True  # of all networks
 BATCH_SIZE = 32  # Radford et al. 2018, section 4.1
 MEASURED_STEPS = 20
 LENGTH_MULTIPLE = 16  # of rows, in tokens
@@ -81,7 +82,7 @@ def run(flags: absl_flags.FlagValues) -> dict[str, Any]:
         f"{flags.minutes:g} minutes"
     )
     results: dict[str, Any] = {}
-    for size in SIZES:
+    for size in SIZES if flags.size == "both" else [flags.size]:
         few = f"at most {flags.per_class} examples of each label"
         print(f"  {few if size == 'few' else 'all examples'}")
         results[size] = {}
@@ -254,7 +255,9 @@ def _train_network(job: dict[str, Any], data: Data) -> tuple[Any, Any, dict[str,
         keras.utils.set_random_seed(job["seed"])
         model = _model(job, data.names)
         _compile(
-            model, learning_rate=recipe.learning_rate, total_steps=epochs * per_epoch
+            model,
+            learning_rate=recipe.learning_rate,
+            total_steps=epochs * per_epoch,
         )
         batches = _batches(rows, data.labels, seed=job["seed"])
         return model, lambda steps: _fit(model, batches, steps)
@@ -390,7 +393,9 @@ def _compile(model: Any, *, learning_rate: float, total_steps: int) -> None:
         var_list=[v for v in model.trainable_variables if not is_decayed(v)]
     )
     model.compile(
-        optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        optimizer,
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=JIT_COMPILE,
     )
 
 
