@@ -101,11 +101,11 @@ def test_own_processors_are_in_the_graph(build, call, causal_lm):
 class Biases(tf.Module):
     """A processor with a variable, and a static table of what to ban."""
 
-    def __init__(self, size):
+    def __init__(self, size, banned):
         super().__init__()
         self.bias = tf.Variable(tf.linspace(0.0, 3.0, size))
-        banned = tf.lookup.KeyValueTensorInitializer([101, 111], [1, 1])
-        self.banned = tf.lookup.StaticHashTable(banned, 0)
+        table = tf.lookup.KeyValueTensorInitializer(banned, [1] * len(banned))
+        self.banned = tf.lookup.StaticHashTable(table, 0)
 
     def __call__(self, logits, history):
         is_banned = self.banned.lookup(tf.range(tf.shape(logits)[1]))
@@ -115,13 +115,15 @@ class Biases(tf.Module):
         return self(logits, history)
 
 
-@pytest.mark.parametrize("by_method", [False, True])
-def test_what_a_processor_holds_is_exported_with_it(causal_lm, tmp_path, by_method):
-    biases = Biases(causal_lm.backbone.config.vocabulary_size)
-    processor = biases.process if by_method else biases
-    options = {"logits_processors": [processor], "seed": 1, "max_new_tokens": 9}
+def test_what_processors_hold_is_exported_with_them(causal_lm, tmp_path):
+    size = causal_lm.backbone.config.vocabulary_size
+    whole, by_method = Biases(size, banned=[101]), Biases(size, banned=[111])
+    options = {"seed": 1, "max_new_tokens": 9}
+    one_less = causal_lm.generate(TEXTS, logits_processors=[whole], **options)
+    options["logits_processors"] = [whole, by_method.process]
     path = export_saved_model(causal_lm, tmp_path, batch_sizes=[1], **options)
     expected = causal_lm.generate(TEXTS, strip_prompt=True, **options)
+    assert causal_lm.generate(TEXTS, **options) != one_less
     served = tf.saved_model.load(path).signatures["serving_default"]
     got = served(text=tf.constant(TEXTS))["generated_text"].numpy()
     assert [text.decode() for text in got] == expected

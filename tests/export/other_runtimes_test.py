@@ -97,7 +97,7 @@ def older_python(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_an_older_tensorflow_gives_the_same_tokens(older_python, exported):
+def test_an_older_tensorflow_gives_the_same_tokens(older_python, exported, causal_lm):
     knobs = {"temperature": [0.0, 1.0, 0.7, 0.9], "seed": [1, 2, 3, 4]}
     knobs |= {"max_new_tokens": [30] * 4}
     inputs = {"text": LINES, **knobs}
@@ -106,8 +106,18 @@ def test_an_older_tensorflow_gives_the_same_tokens(older_python, exported):
         {"signature": "serving_default", "inputs": {"text": LINES}},
         {"signature": "prefill", "inputs": inputs, "max_tokens": 4},
     ]
-    here = verify.run_in_fresh_process(exported, calls)
-    there = verify.run_in_fresh_process(exported, calls, python=older_python)
-    for name in ("token_ids", "num_tokens", "finish_reason", "generated_text"):
-        assert there[0][name] == here[0][name]
-    assert there[1:] == here[1:]
+    generated, served, streamed = verify.run_in_fresh_process(
+        exported, calls, python=older_python
+    )
+    here = causal_lm.generate(LINES, strip_prompt=True, return_details=True, **knobs)
+    ids = [row.tolist() for row in here.token_ids]
+    counts = generated["num_tokens"]
+    assert counts == [len(row) for row in ids]
+    found = zip(generated["token_ids"], counts, strict=True)
+    assert [row[:count] for row, count in found] == streamed["token_ids"] == ids
+    assert generated["generated_text"] == streamed["text"] == here.text
+    reasons = here.finish_reason
+    assert generated["finish_reason"] == streamed["finish_reason"] == reasons
+    assert served["generated_text"] == causal_lm.generate(
+        LINES, max_new_tokens=7, temperature=0.5, seed=9, strip_prompt=True
+    )

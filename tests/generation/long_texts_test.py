@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_gpt import GPTCausalLM
-
 CONTEXT = 64
 PROMPTS = ["The king", "", "my lord, what say you to the"]
 LONG = "The king is dead, long live the king! " * 8
@@ -57,14 +55,14 @@ def test_without_a_window_the_context_ends_the_text(causal_lm):
 
 
 @pytest.mark.parametrize(("new", "kept"), [(4, 60), (100, 32), (None, 32), (32, 32)])
-def test_truncation_keeps_the_last_tokens(causal_lm, new, kept):
+def test_truncation_keeps_the_last_tokens(causal_lm, causal_lm_on_ids, new, kept):
     options = {"temperature": 0.0, "stop_token_ids": None, "return_details": True}
     got = causal_lm.generate(
         LONG, truncate="left", max_new_tokens=new, strip_prompt=True, **options
     )
     ids = np.array([ids_of(causal_lm, LONG)[-kept:]], np.int32)
     count = min(CONTEXT - kept, new or CONTEXT)
-    expected = GPTCausalLM(causal_lm.backbone).generate(
+    expected = causal_lm_on_ids.generate(
         {"token_ids": ids, "padding_mask": np.ones_like(ids)},
         max_length=CONTEXT,
         max_new_tokens=count,
@@ -109,7 +107,7 @@ def test_long_prompts_are_refused_unless_asked_for(causal_lm):
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {"seed": [1, 2, 3]}])
-def test_a_prefix_gives_what_its_tokens_give(causal_lm, options):
+def test_a_prefix_gives_what_its_tokens_give(causal_lm, causal_lm_on_ids, options):
     beginning = "The king is dead"
     prefix = causal_lm.prefill(beginning)
     endings = ["", " and", "!"]
@@ -117,7 +115,6 @@ def test_a_prefix_gives_what_its_tokens_give(causal_lm, options):
         endings, prefix=prefix, max_new_tokens=12, return_details=True, **options
     )
     # The ids of both, since one text might have tokens across the border.
-    plain = GPTCausalLM(causal_lm.backbone)
     tokenizer = causal_lm.preprocessor.tokenizer
     for row, ending in enumerate(endings):
         ids = [*ids_of(causal_lm, beginning), *tokenizer.tokenize(ending).numpy()]
@@ -126,7 +123,7 @@ def test_a_prefix_gives_what_its_tokens_give(causal_lm, options):
             name: value[row] if isinstance(value, list) else value
             for name, value in options.items()
         }
-        expected = plain.generate(
+        expected = causal_lm_on_ids.generate(
             {"token_ids": ids, "padding_mask": np.ones_like(ids)},
             max_length=CONTEXT,
             max_new_tokens=12,

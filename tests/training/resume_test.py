@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -129,12 +130,11 @@ def _assert_close(output, unbroken):
 
 
 @pytest.mark.slow
-def test_killed_ten_times_at_random_moments(corpus, unbroken, tmp_path):
+def test_killed_again_and_again_at_random_moments(corpus, unbroken, tmp_path):
     rng = random.Random(0)
     output = tmp_path / "run"
     kills = 0
-    while kills < 10:
-        place = rng.choice(["time", "write", "rename"])
+    for place in ["write", "time", "rename"] * 2:
         process = _start(corpus, output, place=f"{place}:{rng.randrange(10**6)}")
         process.communicate(timeout=120)
         assert process.returncode in (0, -signal.SIGKILL)
@@ -150,6 +150,14 @@ def test_killed_ten_times_at_random_moments(corpus, unbroken, tmp_path):
     assert not [name for name in os.listdir(output) if name.startswith(".tmp-")]
 
 
+@pytest.fixture(scope="module")
+def broken(corpus, tmp_path_factory):
+    """What a run leaves that was killed at step 40."""
+    output = tmp_path_factory.mktemp("broken") / "run"
+    _finish(_start(corpus, output, place="step:40"), code=-signal.SIGKILL)
+    return output
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
@@ -159,9 +167,8 @@ def test_killed_ten_times_at_random_moments(corpus, unbroken, tmp_path):
     ],
     ids=["mirrored", "mesh"],
 )
-def test_a_run_moves_to_other_devices(corpus, unbroken, tmp_path, flags):
-    output = tmp_path / "run"
-    _finish(_start(corpus, output, place="step:40"), code=-signal.SIGKILL)
+def test_a_run_moves_to_other_devices(corpus, unbroken, broken, tmp_path, flags):
+    output = shutil.copytree(broken, tmp_path / "run")
     assert "Resuming" in _finish(_start(corpus, output, *flags))
     _assert_close(output, unbroken)
 

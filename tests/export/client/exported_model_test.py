@@ -4,14 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_gpt.export import export_saved_model
 from keras_gpt.export.client import GPTClient, RowError
-
-
-@pytest.fixture(scope="module")
-def exported(causal_lm, tmp_path_factory):
-    path = tmp_path_factory.mktemp("served") / "model"
-    return Path(export_saved_model(causal_lm, path, max_new_tokens=7))
 
 
 @pytest.mark.slow
@@ -21,7 +14,7 @@ def test_texts_tokens_and_errors(causal_lm, exported, backend_of, servers):
     expected = causal_lm.generate(
         prompts, max_new_tokens=7, strip_prompt=True, return_details=True, **knobs
     )
-    model = backend_of(exported)
+    model = backend_of(Path(exported))
     model.version = 1
     for kind in ("grpc", "rest"):
         with GPTClient(servers(model, kind=kind), version=1) as client:
