@@ -44,6 +44,11 @@ def folder(request, golden_gpt1, peer, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def lm(folder):
+    return GPTCausalLM.from_preset(folder)
+
+
 def test_ids_are_those_of_tokenizers(folder, peer):
     tokenizer = GPTTokenizer.from_preset(folder)
     assert type(tokenizer) is GPT1Tokenizer
@@ -51,8 +56,7 @@ def test_ids_are_those_of_tokenizers(folder, peer):
         np.testing.assert_array_equal(tokenizer.tokenize(text), peer.encode(text).ids)
 
 
-def test_text_goes_on_as_transformers_decodes_it(folder, peer, golden_gpt1):
-    lm = GPTCausalLM.from_preset(folder)
+def test_text_goes_on_as_transformers_decodes_it(lm, peer):
     prompt = "the king is dead"
     ids = peer.encode(prompt).ids
     for _ in range(6):
@@ -65,8 +69,7 @@ def test_text_goes_on_as_transformers_decodes_it(folder, peer, golden_gpt1):
     assert lm.generate(prompt, max_new_tokens=0) == prompt
 
 
-def test_stop_strings_and_streams_know_that_words_end_in_spaces(folder):
-    lm = GPTCausalLM.from_preset(folder)
+def test_stop_strings_and_streams_know_that_words_end_in_spaces(lm):
     options = {"max_new_tokens": 12, "stop_token_ids": None, "seed": 2}
     free = lm.generate("the king", strip_prompt=True, **options)
     for begin in range(len(free) - 3):
@@ -82,8 +85,7 @@ def test_stop_strings_and_streams_know_that_words_end_in_spaces(folder):
     assert "".join(lm.stream("the king", tokens_per_call=2, **options)) == free
 
 
-def test_round_trips(folder, tmp_path):
-    lm = GPTCausalLM.from_preset(folder)
+def test_round_trips(lm, tmp_path):
     save_huggingface(lm, tmp_path / "out")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["architectures"] == ["OpenAIGPTLMHeadModel"]
@@ -99,8 +101,7 @@ def test_round_trips(folder, tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["vocab.json"], indirect=True)
-def test_export(folder, tmp_path):
-    lm = GPTCausalLM.from_preset(folder)
+def test_export(lm, tmp_path):
     options = {"max_new_tokens": 5, "temperature": 0.0}
     path = export.export_saved_model(lm, tmp_path, batch_sizes=[1], **options)
     served = tf.saved_model.load(path).signatures["serving_default"]

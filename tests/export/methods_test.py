@@ -77,7 +77,8 @@ def test_contrastive_search_is_that_of_python(build, call, causal_lm):
 
 def test_speculation_gives_the_same_tokens(build, call):
     options = {"temperature": 0.4, "seed": 3, "max_new_tokens": 40}
-    plain = call("generate", _signatures=build(**options), text=TEXTS)
+    knobs = {name: [value] for name, value in options.items()}
+    plain = call("generate", text=TEXTS, **knobs)
     drafted = call(
         "generate", _signatures=build(draft="prompt_lookup", **options), text=TEXTS
     )

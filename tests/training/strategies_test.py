@@ -36,7 +36,7 @@ TRAIN = """
         with strategy.scope():
             backbone = GPTBackbone.from_size(
                 "gpt_nano", vocabulary_size=64, num_heads=4, dropout=0.1,
-                num_layers=1 if packed or lora else 2,
+                num_layers=2 if lora else 1,
             )
             if lora:
                 backbone.enable_lora(4, PROJECTIONS, dropout=0.1)
