@@ -55,9 +55,8 @@ def test_preprocessor_shifts_by_one_and_ends_rows(tokenizer):
     assert np.array(weight)[0].tolist() == [True] * len(ids) + [False] * (16 - len(ids))
 
 
-@pytest.mark.parametrize("add_start_token", [False, True])
-def test_preset_round_trip_generates_the_same(tokenizer, tmp_path, add_start_token):
-    lm = make_lm(tokenizer, add_start_token=add_start_token)
+def test_preset_round_trip_generates_the_same(tokenizer, tmp_path):
+    lm = make_lm(tokenizer, add_start_token=True)  # which is not the default
     expected = lm.generate(["the", ""], max_new_tokens=6, seed=3)
     lm.save_to_preset(str(tmp_path))
     for cls in (GPTCausalLM, keras_nlp.models.CausalLM):
@@ -88,7 +87,7 @@ def test_generate_follows_training_and_lora_without_stale_traces(tokenizer):
     lm.generate("the", temperature=0.0, max_new_tokens=8)
     lm.backbone.enable_lora(4)
     lm.compile(optimizer=keras.optimizers.Adam(5e-2))
-    lm.fit(["the king"] * 8, batch_size=4, epochs=60, verbose=0)
+    lm.fit(["the king"] * 240, batch_size=4, verbose=0)
     text = lm.generate("the", temperature=0.0, max_new_tokens=8)
     assert text == "the king"
 
