@@ -24,10 +24,15 @@ from keras_gpt.export import (
 from keras_gpt.export.run_saved_model import signature_defaults
 from keras_gpt.generation import SETTINGS
 
-CALL = {"signature": "serving_default", "inputs": {"text": ["The king", ""]}}
+
+def fake_python(tmp_path, command):
+    path = tmp_path / "python"
+    path.write_text(f"#!/bin/sh\n{command}\n")
+    path.chmod(0o755)
+    return str(path)
 
 
-def test_fresh_process_answers_like_generate(causal_lm, exported, prompts):
+def test_fresh_process_answers_like_generate(causal_lm, exported, prompts, tmp_path):
     knobs = {"temperature": [0.0, 1.0, 0.7, 1.0], "seed": [1, 2, 3, 4]}
     knobs |= {"top_k": [0, 5, 0, 0], "top_p": [1.0, 1.0, 0.8, 1.0]}
     knobs |= {"repetition_penalty": [1.4, 1.0, 1.0, 0.9], "typical_p": [0.9] * 4}
@@ -36,7 +41,9 @@ def test_fresh_process_answers_like_generate(causal_lm, exported, prompts):
         {"signature": "generate", "inputs": {"text": prompts, **knobs}},
         {"signature": "serving_default", "inputs": {"text": prompts}},
     ]
-    generated, served = verify.run_in_fresh_process(exported, calls)
+    # What a process prints is no matter.
+    python = fake_python(tmp_path, f'echo Hello; exec {sys.executable} "$@"')
+    generated, served = verify.run_in_fresh_process(exported, calls, python=python)
     expected = causal_lm.generate(prompts, max_new_tokens=7, strip_prompt=True, **knobs)
     assert generated["generated_text"] == expected
     assert served["generated_text"] == causal_lm.generate(
@@ -127,7 +134,7 @@ def test_an_export_that_differs_leaves_nothing(causal_lm, tmp_path, monkeypatch)
     verify_in_fresh_process = verify.run_in_fresh_process
     monkeypatch.setattr(verify, "run_in_fresh_process", lie)
     with pytest.raises(ExportError, match="must answer like the model, but for 'The'"):
-        export_saved_model(causal_lm, tmp_path / "model", max_new_tokens=2)
+        export_saved_model(causal_lm, tmp_path / "model", batch_sizes=[1])
     assert list((tmp_path / "model").iterdir()) == []
 
 
@@ -150,19 +157,6 @@ def test_a_warm_up_record_that_fails_stops_the_export(exported, tmp_path):
 def test_a_process_that_fails_is_reported(tmp_path):
     with pytest.raises(RuntimeError, match="does not run"):
         verify.run_in_fresh_process(tmp_path / "absent", [])
-
-
-def fake_python(tmp_path, command):
-    path = tmp_path / "python"
-    path.write_text(f"#!/bin/sh\n{command}\n")
-    path.chmod(0o755)
-    return str(path)
-
-
-def test_what_a_process_prints_is_no_matter(exported, tmp_path):
-    python = fake_python(tmp_path, f'echo Hello; exec {sys.executable} "$@"')
-    (response,) = verify.run_in_fresh_process(exported, [CALL], python=python)
-    assert len(response["generated_text"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -271,8 +265,7 @@ export_saved_model(GPTCausalLM.from_preset(sys.argv[1]), sys.argv[2], max_new_to
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("reached", ["saved_model.pb", "assets.extra/model_card.json"])
-def test_killed_at_any_moment_it_leaves_no_version(causal_lm, tmp_path, reached):
+def test_killed_at_any_moment_it_leaves_no_version(causal_lm, tmp_path):
     causal_lm.save_to_preset(tmp_path / "preset")
     target = tmp_path / "model"
     process = subprocess.Popen(  # noqa: S603
@@ -281,17 +274,21 @@ def test_killed_at_any_moment_it_leaves_no_version(causal_lm, tmp_path, reached)
         stderr=subprocess.DEVNULL,
     )
     try:
-        until = time.monotonic() + 120
-        while not list(target.glob(f".writing-*/1/{reached}")):
-            assert process.poll() is None, "the export has ended"
-            assert time.monotonic() < until
-            time.sleep(0.005)
+        for reached in ("saved_model.pb", "assets.extra/model_card.json"):
+            until = time.monotonic() + 120
+            while not list(target.glob(f".writing-*/1/{reached}")):
+                assert process.poll() is None, "the export has ended"
+                assert time.monotonic() < until
+                time.sleep(0.005)
+            process.send_signal(signal.SIGSTOP)  # leaves what SIGKILL would leave
+            remains = [path.name for path in target.iterdir()]
+            assert len(remains) == 1
+            assert not remains[0].isdecimal()  # nothing that a server would load
+            process.send_signal(signal.SIGCONT)
     finally:
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()
-    remains = [path.name for path in target.iterdir()]
-    assert len(remains) == 1
-    assert not remains[0].isdecimal()  # nothing that a server would load
+    assert [path.name for path in target.iterdir()] == remains
     files.clear_remains(target)
     assert list(target.iterdir()) == []
 

@@ -73,8 +73,7 @@ def test_nothing_before_a_stop_string_is_taken_back(call, prompts, step):
     assert b"stop" in reasons
 
 
-@pytest.mark.parametrize("step", [1, 4])
-def test_tokens_that_may_begin_a_stop_sequence_wait(build, call, causal_lm, step):
+def test_tokens_that_may_begin_a_stop_sequence_wait(build, call, causal_lm):
     options = {"temperature": 1.0, "seed": 4, "max_new_tokens": 12}
     details = causal_lm.generate("The king", return_details=True, **options)
     free = details.token_ids.tolist()
@@ -87,20 +86,21 @@ def test_tokens_that_may_begin_a_stop_sequence_wait(build, call, causal_lm, step
     def with_stops(name, **inputs):
         return call(name, _signatures=made, **inputs)
 
-    texts, ids, _, reasons = run(
-        with_stops, with_stops("prefill", text=["The king"]), [step]
-    )
-    assert (texts, ids, reasons) == (
-        whole["generated_text"].tolist(),
-        [free[:5]],
-        [b"stop"],
-    )
+    state = with_stops("prefill", text=["The king"])
+    for step in (1, 4):
+        texts, ids, _, reasons = run(with_stops, state, [step])
+        assert (texts, ids, reasons) == (
+            whole["generated_text"].tolist(),
+            [free[:5]],
+            [b"stop"],
+        )
 
 
 def test_speculation_changes_nothing(build, call, prompts):
-    made = build(draft="prompt_lookup", max_new_tokens=30, temperature=0.3)
-    plain = build(max_new_tokens=30, temperature=0.3)
-    whole = call("generate", _signatures=plain, text=prompts)
+    options = {"max_new_tokens": 30, "temperature": 0.3, "seed": 0}
+    made = build(draft="prompt_lookup", **options)
+    knobs = {name: [value] for name, value in options.items()}
+    whole = call("generate", text=prompts, **knobs)
     drafted = call("generate", _signatures=made, text=prompts)
     assert drafted["token_ids"].tolist() == whole["token_ids"].tolist()
     state = call("prefill", _signatures=made, text=prompts)
