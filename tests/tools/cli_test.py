@@ -55,6 +55,11 @@ def run_folder(corpus, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def lm(run_folder):
+    return GPTCausalLM.from_preset(run_folder / "model")
+
+
 def test_help_lists_the_tools(capsys):
     assert cli.main(["--help"]) == 0
     text = capsys.readouterr().out
@@ -207,19 +212,18 @@ def test_pretrain_leaves_a_whole_run(run_folder):
         assert (run_folder / name).exists(), name
 
 
-def test_generate_continues_prompts(run_folder, capsys):
+def test_generate_continues_prompts(run_folder, lm, capsys):
     arguments = [f"--model={run_folder}/model", "--max_new_tokens=5", "--seed=3"]
     assert cli.main(["generate", *arguments, "--prompt=Line", "--prompt=of"]) == 0
-    first = capsys.readouterr().out
-    assert first.startswith("Line")
-    assert cli.main(["generate", *arguments, "--prompt=Line", "--prompt=of"]) == 0
-    assert capsys.readouterr().out == first
+    found = capsys.readouterr().out
+    assert found.startswith("Line")
+    texts = lm.generate(["Line", "of"], max_new_tokens=5, seed=3)
+    assert found == "".join(text + "\n" for text in texts)
 
 
-def test_generate_by_beams(run_folder, capsys):
+def test_generate_by_beams(run_folder, lm, capsys):
     arguments = [f"--model={run_folder}/model", "--max_new_tokens=5", "--num_beams=3"]
     assert cli.main(["generate", *arguments, "--prompt=Line"]) == 0
-    lm = GPTCausalLM.from_preset(run_folder / "model")
     expected = lm.generate("Line", max_new_tokens=5, num_beams=3)
     assert capsys.readouterr().out == expected + "\n"
     assert cli.main(["generate", *arguments, "--prompt=Line", "--top_k=2"]) == 2
@@ -238,7 +242,7 @@ def test_generate_by_beams(run_folder, capsys):
         (["--sliding_window"], {}),
     ],
 )
-def test_generate_passes_its_options_on(run_folder, capsys, flags, options):
+def test_generate_passes_its_options_on(run_folder, lm, capsys, flags, options):
     model = f"--model={run_folder}/model"
     given = dict(flag.removeprefix("--").split("=") for flag in flags if "=" in flag)
     if options is None:
@@ -251,27 +255,24 @@ def test_generate_passes_its_options_on(run_folder, capsys, flags, options):
         options["temperature"] = float(given.get("temperature", 1.0))
     command = ["generate", model, "--max_new_tokens=9", "--prompt=Line", *flags]
     assert cli.main(command) == 0
-    lm = GPTCausalLM.from_preset(run_folder / "model")
     expected = lm.generate("Line", max_new_tokens=9, **options)
     texts = expected if isinstance(expected, list) else [expected]
     assert capsys.readouterr().out == "".join(text + "\n" for text in texts)
 
 
-def test_generate_streams(run_folder, capsys):
+def test_generate_streams(run_folder, lm, capsys):
     arguments = [f"--model={run_folder}/model", "--max_new_tokens=9", "--seed=3"]
-    assert cli.main(["generate", *arguments, "--prompt=Line", "--strip_prompt"]) == 0
-    whole = capsys.readouterr().out
     assert cli.main(["generate", *arguments, "--prompt=Line", "--stream"]) == 0
-    assert capsys.readouterr().out == whole
+    whole = lm.generate("Line", max_new_tokens=9, seed=3, strip_prompt=True)
+    assert capsys.readouterr().out == whole + "\n"
     both = ["--prompt=Line", "--prompt=of", "--stream"]
     assert cli.main(["generate", *arguments, *both]) == 1
     assert "--stream takes one --prompt, got 2" in capsys.readouterr().err
 
 
-def test_generate_drafts_with_a_model(run_folder, capsys):
+def test_generate_drafts_with_a_model(run_folder, lm, capsys):
     arguments = [f"--model={run_folder}/model", "--max_new_tokens=9", "--seed=3"]
-    assert cli.main(["generate", *arguments, "--prompt=Line"]) == 0
-    plain = capsys.readouterr().out
+    plain = lm.generate("Line", max_new_tokens=9, seed=3) + "\n"
     draft = f"--draft={run_folder}/model"
     assert cli.main(["generate", *arguments, "--prompt=Line", draft]) == 0
     assert capsys.readouterr().out == plain
@@ -286,15 +287,14 @@ def test_generate_truncates_when_asked(run_folder, capsys):
     assert capsys.readouterr().out.startswith("Line of text")
 
 
-def test_generate_reads_standard_input(run_folder, monkeypatch, capsys):
+def test_generate_reads_standard_input(run_folder, lm, monkeypatch, capsys):
     arguments = [f"--model={run_folder}/model", "--max_new_tokens=5", "--seed=3"]
-    assert cli.main(["generate", *arguments, "--prompt=Line 1"]) == 0
-    by_flag = capsys.readouterr().out
+    text = lm.generate("Line 1", max_new_tokens=5, seed=3) + "\n"
     monkeypatch.setattr(sys, "stdin", io.StringIO("Line 1"))
     assert cli.main(["generate", *arguments]) == 0
-    assert capsys.readouterr().out == by_flag
+    assert capsys.readouterr().out == text
     assert cli.main(["generate", *arguments, "--prompt=Line 1", "--strip_prompt"]) == 0
-    assert "Line 1" + capsys.readouterr().out == by_flag
+    assert "Line 1" + capsys.readouterr().out == text
 
 
 def test_evaluate_equals_a_plain_sum(run_folder, tmp_path, capsys):
@@ -404,8 +404,15 @@ def test_demo_refuses_a_file(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_demo_goes_all_the_way(corpus, tmp_path, capsys):
-    output = tmp_path / "demo"
+def test_demo_goes_all_the_way(corpus, tmp_path, monkeypatch):
+    output, make = tmp_path / "demo", demo._config
+
+    def small(*arguments):
+        whole = make(*arguments)
+        model = dataclasses.replace(whole.model, num_layers=1)
+        return dataclasses.replace(whole, model=model, jit_compile=False)
+
+    monkeypatch.setattr(demo, "_config", small)
     arguments = [f"--corpus={corpus}", "--steps=6", "--vocabulary_size=300"]
     assert cli.main(["demo", f"--output={output}", *arguments]) == 0
     report = json.loads((output / "report.json").read_text())
