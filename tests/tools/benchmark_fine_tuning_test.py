@@ -84,10 +84,15 @@ def test_networks_begin_as_they_are_called(job, causal_lm):
     assert 0.9 < ratio <= 1.0
 
 
-def test_rows_are_as_long_as_the_longest_example(job):
-    rows, test_rows = fine_tuning._tokenized(job, fine_tuning.read(job))
-    assert rows["token_ids"].shape == (16, 16)
-    assert test_rows["padding_mask"].shape == (4, 16)
+def test_rows_have_room_for_all_but_the_longest_examples(job, monkeypatch):
+    data = fine_tuning.read(job)
+    texts = [*data.texts, "king " * 20]
+    rows, test_rows = fine_tuning._tokenized(job, data._replace(texts=texts))
+    assert rows["token_ids"].shape == (17, 32)
+    assert test_rows["padding_mask"].shape == (4, 32)
+    monkeypatch.setattr(fine_tuning, "HELD_WHOLE", 0.9)
+    rows, _ = fine_tuning._tokenized(job, data._replace(texts=texts))
+    assert rows["token_ids"].shape == (17, 16)
 
 
 def test_examples_of_each_label_are_drawn_by_the_seed():
