@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import json
 import os
 import re
 import shlex
@@ -18,6 +19,7 @@ from keras_gpt import (
     GPTCausalLMPreprocessor,
     save_huggingface,
 )
+from keras_gpt.data import read_questions
 from keras_gpt.export import saved_model
 from keras_gpt.export.server import Server, ServerOptions
 from keras_gpt.export.verify import verify
@@ -42,6 +44,10 @@ def commands():
 def shortened(words):
     """Cuts training to a few steps of the same command."""
     cuts = {"--steps": "4", "--warmup_steps": "2", "--epochs": "1"}
+    if "--vocabulary_size=8192" in words:  # more than the test's text fills
+        cuts["--vocabulary_size"] = "300"
+    if "--output=pretrained" in words:  # larger than what the other commands train
+        cuts |= {"--num_layers": "1", "--hidden_dim": "32", "--context_length": "64"}
     words = [
         f"{flag}={cuts.get(flag, value)}" if has_value else flag
         for flag, has_value, value in (word.partition("=") for word in words)
@@ -95,6 +101,24 @@ def run_in_own_processes(words):
         assert process.wait(timeout=200) == 0, words
 
 
+CONTEXT = "In 1850 the king of Rome was Ada , who is dead ."
+QUESTION = "Who was the king ?"
+
+
+def write_squad():
+    """Writes a question in each of the forms that the README reads."""
+    row = {"question": QUESTION, "context": CONTEXT, "answer_text": "Ada"}
+    Path("squad_train.jsonl").write_text(json.dumps(row) + "\n")
+    answer = {"text": "Ada", "answer_start": CONTEXT.index("Ada")}
+    entry = {"id": "1", "question": QUESTION, "answers": [answer]}
+    paragraph = {"context": CONTEXT, "qas": [entry]}
+    data = {"data": [{"paragraphs": [paragraph]}]}
+    Path("squad_dev-v1.1.json").write_text(json.dumps(data))
+    parts = {"context": CONTEXT, "question": QUESTION, "span": "7 7"}
+    for name, line in parts.items():
+        Path(f"squad_trainpart_tok.{name}").write_text(line + "\n")
+
+
 def test_commands_run_in_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = "".join(
@@ -106,6 +130,8 @@ def test_commands_run_in_order(tmp_path, monkeypatch):
     Path("corpus.txt").write_text((text + words) * 3)
     reviews = "".join(f"review {n} is good,glad\nand {n} bad,sad\n" for n in range(9))
     Path("reviews.csv").write_text("text,label\n" + reviews)
+    Path("wikitext2_train.txt").write_text(text)
+    write_squad()
     pages = "".join(f'{{"text": "Page {n} of the king."}}\n' for n in range(99))
     Path("pages.jsonl.gz").write_bytes(gzip.compress(pages.encode()))
     with contextlib.ExitStack() as servers:
@@ -138,6 +164,7 @@ def test_python_runs(tmp_path, monkeypatch, tokenizer):
             verify(written, checks)
 
     monkeypatch.setattr(saved_model, "verify", check)
+    write_squad()
     # In place of the download: a directory goes before a name on the hub.
     gpt2 = GPTBackbone.from_size(
         "gpt_nano",
@@ -152,6 +179,8 @@ def test_python_runs(tmp_path, monkeypatch, tokenizer):
                 for ours, free in serve("served_model", servers).items():
                     block = block.replace(ours, free)
             exec(compile(block, "README.md", "exec"), scope)  # noqa: S102
+    (question,) = read_questions("squad_train.jsonl")
+    assert question.answers == (("Ada", CONTEXT.index("Ada")),)
     assert Path("served_model/1/saved_model.pb").exists()
 
 

@@ -27,7 +27,7 @@ def define_flags(flags: absl_flags.FlagValues) -> None:
     )  # fmt: skip
     absl_flags.DEFINE_multi_string(
         "examples", [], "In place of --input: CSV, TSV, JSONL or Parquet file of "
-        "labelled examples; may be repeated", flag_values=flags,
+        "labelled examples, or SQuAD's own JSON; may be repeated", flag_values=flags,
     )  # fmt: skip
     absl_flags.DEFINE_string(
         "output", None, "Of --examples: folder for metrics.json, predictions.jsonl and "

@@ -46,8 +46,8 @@ def define_flags(flags: absl_flags.FlagValues) -> None:
         flag_values=flags,
     )
     absl_flags.DEFINE_multi_string(
-        "train", [], "CSV, TSV, JSONL or Parquet file; may be repeated",
-        flag_values=flags,
+        "train", [], "CSV, TSV, JSONL or Parquet file, or SQuAD's own JSON; may be "
+        "repeated", flag_values=flags,
     )  # fmt: skip
     absl_flags.DEFINE_multi_string(
         "validation", [], "Likewise; optional: without it a part is held out",

@@ -36,6 +36,25 @@ def examples(x: Any, y: Any = None, sample_weight: Any = None) -> tf.data.Datase
     return tf.data.Dataset.from_tensor_slices(given)
 
 
+def untuned(data: Any) -> Any:
+    """Returns a dataset without autotuning, unless its options ask for it.
+
+    When `keras.Model.fit` drops an iterator, TensorFlow waits for the autotuner's next
+    turn. These come after 10 ms, and then after twice as long each time: so an epoch
+    of 2.8 seconds takes 5.1.
+
+    Args:
+        data: `tf.data.Dataset`; all else is returned as it is.
+    """
+    if not isinstance(data, tf.data.Dataset):
+        return data
+    if data.options().autotune.enabled is not None:
+        return data
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return data.with_options(options)
+
+
 def num_rows(given: Any) -> int:
     """Returns the number of rows of tensors, one at least and the same for all.
 

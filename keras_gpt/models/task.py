@@ -14,7 +14,13 @@ from keras_gpt.layers.sequences import MergeRows, merged_rows
 from keras_gpt.losses import next_token_loss_sum
 from keras_gpt.models.backbone import GPTBackbone
 from keras_gpt.models.fit_checks import CutTexts, FiniteLoss, plain_errors
-from keras_gpt.models.fit_data import as_tensors, examples, is_in_memory, num_rows
+from keras_gpt.models.fit_data import (
+    as_tensors,
+    examples,
+    is_in_memory,
+    num_rows,
+    untuned,
+)
 from keras_gpt.models.task_step import (
     Examples,
     Weights,
@@ -184,6 +190,9 @@ class GPTTask(_Base):
     ) -> keras.callbacks.History:
         """Trains, as `keras.Model.fit`, on what the preprocessor takes.
 
+        Rows have `preprocessor.sequence_length` tokens, by default the whole context:
+        where texts are shorter, a lower number saves the time of padding.
+
         Args:
             x: lists, arrays or tensors, or a `tf.data.Dataset` of batches with y.
             y: likewise.
@@ -214,11 +223,11 @@ class GPTTask(_Base):
         checks = [FiniteLoss(), CutTexts(self.preprocessor)]
         with plain_errors():
             return super().fit(
-                x,
+                untuned(x),
                 y,
                 batch_size,
                 sample_weight,
-                validation_data,
+                untuned(validation_data),
                 shuffle=False,
                 **_with_callbacks(kwargs, checks),
             )
@@ -258,14 +267,14 @@ class GPTTask(_Base):
             y = sample_weight = batch_size = None
         kwargs = _with_callbacks(kwargs, [CutTexts(self.preprocessor)])
         with plain_errors():
-            return super().evaluate(x, y, batch_size, sample_weight, **kwargs)
+            return super().evaluate(untuned(x), y, batch_size, sample_weight, **kwargs)
 
     def predict(self, x: Any, batch_size: int | None = None, **kwargs: Any) -> Any:
         """Returns the outputs, as `keras.Model.predict`."""
         if is_in_memory(x):
             x, batch_size = self._in_order(x, batch_size=batch_size), None
         kwargs = _with_callbacks(kwargs, [CutTexts(self.preprocessor)])
-        return super().predict(x, batch_size, **kwargs)
+        return super().predict(untuned(x), batch_size, **kwargs)
 
     def _in_order(
         self,

@@ -340,9 +340,11 @@ def _batches(rows: dict[str, np.ndarray], labels: Sequence[int], *, seed: int) -
     """Returns an endless dataset of batches of one size, which compile once."""
     import tensorflow as tf
 
+    from keras_gpt.models.fit_data import untuned
+
     data = tf.data.Dataset.from_tensor_slices((rows, np.array(labels, np.int32)))
     data = data.shuffle(len(labels), seed=seed).repeat().batch(BATCH_SIZE)
-    return data.prefetch(2)
+    return untuned(data.prefetch(2))  # for the LSTM, too
 
 
 def _fit(model: Any, batches: Any, steps: int) -> None:
