@@ -1,10 +1,15 @@
-"""Next-token cross-entropy, and the error where a loss is no number."""
+"""Cross-entropy of tasks and of next tokens, and the error where it is no number."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import keras
 import tensorflow as tf
+
+# Keras' mean over examples by their sample weights, not over all that there are: so
+# neither padding nor the cut of a batch changes it.
+MEAN = "mean_with_sample_weight"
 
 
 class DivergenceError(ValueError):
@@ -21,6 +26,11 @@ class LossSum(NamedTuple):
 
     total: tf.Tensor
     count: tf.Tensor
+
+
+def mean_cross_entropy() -> keras.losses.Loss:
+    """Makes the loss of integer labels under logits, a mean by sample weights."""
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=MEAN)
 
 
 def next_token_loss_sum(

@@ -121,6 +121,27 @@ def require(values: absl_flags.FlagValues, *names: str) -> None:
             raise UsageError(f"flag --{name} is required.")
 
 
+def define_numbers(
+    values: absl_flags.FlagValues,
+    *,
+    integers: Mapping[str, tuple[int | None, str]],
+    floats: Mapping[str, tuple[float | None, str]],
+) -> None:
+    """Defines flags of numbers, given as their names, defaults and meanings."""
+    for name, (number, meaning) in integers.items():
+        absl_flags.DEFINE_integer(name, number, meaning, flag_values=values)
+    for name, (default, meaning) in floats.items():
+        absl_flags.DEFINE_float(name, default, meaning, flag_values=values)
+
+
+def define_dtype_policy(values: absl_flags.FlagValues) -> None:
+    """Defines `--dtype_policy`, of training."""
+    absl_flags.DEFINE_enum(
+        "dtype_policy", "float32", ["float32", "mixed_bfloat16"], "Precision",
+        flag_values=values,
+    )  # fmt: skip
+
+
 def define_jit_compile(values: absl_flags.FlagValues) -> None:
     """Defines `--jit_compile`."""
     absl_flags.DEFINE_enum(

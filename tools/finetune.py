@@ -71,10 +71,7 @@ def define_flags(flags: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_float(
         "dropout", None, "Of the network; optional, as in the model", flag_values=flags
     )
-    absl_flags.DEFINE_enum(
-        "dtype_policy", "float32", ["float32", "mixed_bfloat16"], "Precision",
-        flag_values=flags,
-    )  # fmt: skip
+    command.define_dtype_policy(flags)
     command.define_jit_compile(flags)
     absl_flags.DEFINE_enum(
         "strategy", "one_device", ["one_device", "mirrored"],
@@ -86,10 +83,7 @@ def define_flags(flags: absl_flags.FlagValues) -> None:
         "all there are", flag_values=flags,
     )  # fmt: skip
     _define_choice_flags(flags)
-    for name, (default, meaning) in INTEGERS.items():
-        absl_flags.DEFINE_integer(name, default, meaning, flag_values=flags)
-    for name, (number, meaning) in NUMBERS.items():
-        absl_flags.DEFINE_float(name, number, meaning, flag_values=flags)
+    command.define_numbers(flags, integers=INTEGERS, floats=NUMBERS)
 
 
 def _define_choice_flags(flags: absl_flags.FlagValues) -> None:
@@ -134,32 +128,11 @@ def run(flags: absl_flags.FlagValues) -> None:
     command.require(flags, "task", "model", "train", "output")
     import keras
 
-    from keras_gpt.training import (
-        FinetuneConfig,
-        finetune,
-        longest_row,
-        make_strategy,
-        score_task,
-        split_examples,
-    )
+    from keras_gpt.training import finetune, longest_row, make_strategy, score_task
 
-    fields: dict[str, Any] = {name: flags[name].value for name in (*INTEGERS, *NUMBERS)}
-    config = FinetuneConfig(
-        **{
-            **fields,
-            "patience": flags.patience or None,
-            "clip_norm": flags.clip_norm or None,
-            "jit_compile": command.jit_compile(flags),
-        }
-    )
+    config = _config(flags)
     strategy = make_strategy(flags.strategy, devices=flags.devices)
-    train = task_flags.read(flags, flags.train)
-    if flags.validation:
-        held_out = task_flags.read(flags, flags.validation)
-    else:
-        train, held_out = split_examples(
-            train, fraction=flags.validation_fraction, seed=flags.seed
-        )
+    train, held_out = _read(flags)
     keras.utils.set_random_seed(flags.seed)
     with strategy.scope():
         task = task_flags.new_task(flags, train)
@@ -188,24 +161,46 @@ def run(flags: absl_flags.FlagValues) -> None:
         "examples": train.num_examples,
         "held_out": held_out.num_examples,
         "sequence_length": length,
-        "parameters": task.count_params(),
-        "trained_parameters": sum(
-            math.prod(v.shape) for v in task.trainable_variables
-        ),
         "config": dataclasses.asdict(config),
+    }
+    _write(Path(flags.output), task, report, result=result, scores=scores)
+
+
+def _config(flags: absl_flags.FlagValues) -> Any:
+    from keras_gpt.training import FinetuneConfig
+
+    fields: dict[str, Any] = {name: flags[name].value for name in (*INTEGERS, *NUMBERS)}
+    off = {name: fields[name] or None for name in ("patience", "clip_norm")}
+    return FinetuneConfig(**{**fields, **off}, jit_compile=command.jit_compile(flags))
+
+
+def _read(flags: absl_flags.FlagValues) -> tuple[Any, Any]:
+    """Returns the examples to train on, and those that are held out."""
+    from keras_gpt.training import split_examples
+
+    train = task_flags.read(flags, flags.train)
+    if flags.validation:
+        return train, task_flags.read(flags, flags.validation)
+    return split_examples(train, fraction=flags.validation_fraction, seed=flags.seed)
+
+
+def _write(
+    path: Path, task: Any, report: dict[str, Any], *, result: Any, scores: Any
+) -> None:
+    """Writes what the run found into its folder, and tells it."""
+    trained = sum(math.prod(weight.shape) for weight in task.trainable_variables)
+    report |= {
+        "parameters": task.count_params(),
+        "trained_parameters": trained,
         "best_epoch": result.best_epoch,
         "history": result.history,
         "held_out_metrics": scores.metrics,
     }
-    path = Path(flags.output)
-    task_flags.write_scores(path, scores, label_names=_names(task))
+    names = getattr(task, "label_names", None)
+    task_flags.write_scores(path, scores, label_names=names)
     task_flags.write_json(path / "report.json", report)
     print(f"best epoch {result.best_epoch}: {task_flags.line(scores)}")
     print(f"the model is in {path / 'model'}")
-
-
-def _names(task: Any) -> list[str] | None:
-    return getattr(task, "label_names", None)
 
 
 if __name__ == "__main__":

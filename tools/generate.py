@@ -57,10 +57,7 @@ def define_flags(flags: absl_flags.FlagValues) -> None:
         seed=None,
         seed_meaning="Seed of the random numbers; optional, fresh without it",
     )
-    for name, (number, meaning) in _COUNTS.items():
-        absl_flags.DEFINE_integer(name, number, meaning, flag_values=flags)
-    for name, (default, meaning) in _NUMBERS.items():
-        absl_flags.DEFINE_float(name, default, meaning, flag_values=flags)
+    command.define_numbers(flags, integers=_COUNTS, floats=_NUMBERS)
     knobs.define_texts(flags)
     absl_flags.DEFINE_string(
         "draft", None,

@@ -6,6 +6,8 @@ from typing import Any
 
 from absl import flags as absl_flags
 
+from keras_gpt.tools import command
+
 # Not read from the library, whose import would slow every --help down.
 INTEGERS: dict[str, tuple[int, str]] = {
     "max_new_tokens": (64, "Longest continuation, in tokens"),
@@ -46,10 +48,7 @@ def define(
         seed: int or None. Default of `--seed`.
         seed_meaning: string. Its help.
     """
-    for name, (default, meaning) in INTEGERS.items():
-        absl_flags.DEFINE_integer(name, default, meaning, flag_values=flags)
-    for name, (number, meaning) in NUMBERS.items():
-        absl_flags.DEFINE_float(name, number, meaning, flag_values=flags)
+    command.define_numbers(flags, integers=INTEGERS, floats=NUMBERS)
     absl_flags.DEFINE_integer("seed", seed, seed_meaning, flag_values=flags)
 
 

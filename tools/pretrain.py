@@ -85,10 +85,7 @@ def define_flags(flags: absl_flags.FlagValues) -> None:
         "activation", None, list(ACTIVATIONS),
         "Of the MLP; optional, as in --size", flag_values=flags,
     )  # fmt: skip
-    for name, (default, meaning) in INTEGERS.items():
-        absl_flags.DEFINE_integer(name, default, meaning, flag_values=flags)
-    for name, (number, meaning) in NUMBERS.items():
-        absl_flags.DEFINE_float(name, number, meaning, flag_values=flags)
+    command.define_numbers(flags, integers=INTEGERS, floats=NUMBERS)
 
 
 def _define_run_flags(flags: absl_flags.FlagValues) -> None:
@@ -133,10 +130,7 @@ def _define_run_flags(flags: absl_flags.FlagValues) -> None:
         "context_length", None, "Tokens per window; optional, as in dataset or size",
         flag_values=flags,
     )  # fmt: skip
-    absl_flags.DEFINE_enum(
-        "dtype_policy", "float32", ["float32", "mixed_bfloat16"], "Precision",
-        flag_values=flags,
-    )  # fmt: skip
+    command.define_dtype_policy(flags)
     command.define_jit_compile(flags)
     absl_flags.DEFINE_enum(
         "optimizer", "adamw", ["adamw", "adafactor"], "Keras optimizer",

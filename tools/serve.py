@@ -49,10 +49,7 @@ def define_flags(flags: absl_flags.FlagValues) -> None:
     )  # fmt: skip
     for name, (text, meaning) in _TEXTS.items():
         absl_flags.DEFINE_string(name, text, meaning, flag_values=flags)
-    for name, (count, meaning) in _COUNTS.items():
-        absl_flags.DEFINE_integer(name, count, meaning, flag_values=flags)
-    for name, (number, meaning) in _NUMBERS.items():
-        absl_flags.DEFINE_float(name, number, meaning, flag_values=flags)
+    command.define_numbers(flags, integers=_COUNTS, floats=_NUMBERS)
 
 
 def run(flags: absl_flags.FlagValues) -> None:

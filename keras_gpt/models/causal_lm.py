@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_gpt.generation import TextGenerator
+from keras_gpt.losses import mean_cross_entropy
 from keras_gpt.models.backbone import GPTBackbone
 from keras_gpt.models.causal_lm_preprocessor import GPTCausalLMPreprocessor
 from keras_gpt.models.decoder_cache import SameObjects
@@ -32,7 +33,6 @@ from keras_gpt.models.generation_runner import (
 )
 from keras_gpt.models.kerashub_samplers import options_of_sampler
 from keras_gpt.models.task import GPTTask
-from keras_gpt.models.task_step import MEAN
 from keras_gpt.scoring import TextScore
 
 TOKENS_PER_CALL = 4  # of a stream
@@ -103,9 +103,7 @@ class GPTCausalLM(GPTTask, keras_nlp.models.CausalLM):
         self.sampler_options = options_of_sampler(self.sampler)
 
     def _default_loss(self) -> keras.losses.Loss:
-        return keras.losses.SparseCategoricalCrossentropy(
-            from_logits=True, reduction=MEAN
-        )
+        return mean_cross_entropy()
 
     def _default_metrics(self) -> dict[str, Any]:
         return {"weighted_metrics": [keras.metrics.SparseCategoricalAccuracy()]}

@@ -8,8 +8,8 @@ import keras
 import keras_nlp
 import tensorflow as tf
 
-from keras_gpt import presets
 from keras_gpt.models.backbone import GPTBackbone
+from keras_gpt.models.preprocessor import GPTPreprocessor
 from keras_gpt.models.segments import first_tokens, last_tokens, same_tokens
 from keras_gpt.models.text_preprocessor import as_texts
 from keras_gpt.tokenizer import ChatTemplate, GPTTokenizer
@@ -19,7 +19,9 @@ GPTTokenizer.backbone_cls = GPTBackbone
 
 
 @keras.saving.register_keras_serializable(package="keras_gpt")
-class GPTCausalLMPreprocessor(keras_nlp.models.CausalLMPreprocessor):
+class GPTCausalLMPreprocessor(
+    GPTPreprocessor, keras_nlp.models.CausalLMPreprocessor
+):
     """Tokenizes strings, ends them with the end token, and packs them.
 
     Args:
@@ -89,40 +91,6 @@ class GPTCausalLMPreprocessor(keras_nlp.models.CausalLMPreprocessor):
         if self.chat_template is not None:
             config["chat_template"] = self.chat_template.to_dict()
         return config
-
-    @classmethod
-    def from_preset(cls, preset: Any, **kwargs: Any) -> GPTCausalLMPreprocessor:
-        """Loads a preprocessor; see `GPTBackbone.from_preset` for what there is.
-
-        Args:
-            preset: string or path, as there.
-            **kwargs: arguments of the constructor to change.
-
-        Raises:
-            ValueError: if the preset has no tokenizer; and as there.
-        """
-        found = presets.find(preset)
-        if found.checkpoint is None:
-            return super().from_preset(found.location, **kwargs)
-        return cls.from_checkpoint(found.checkpoint, **kwargs)
-
-    @classmethod
-    def from_checkpoint(cls, checkpoint: Any, **kwargs: Any) -> GPTCausalLMPreprocessor:
-        """Makes the preprocessor of a `keras_gpt.checkpoints.Checkpoint`.
-
-        Args:
-            checkpoint: of the network.
-            **kwargs: arguments of the constructor to change.
-
-        Raises:
-            ValueError: if it has no tokenizer.
-        """
-        if checkpoint.tokenizer is None:
-            raise ValueError(
-                f"{checkpoint.location} must have tokenizer files, got none."
-            )
-        arguments = {**checkpoint.preprocessor_arguments, **kwargs}
-        return cls(checkpoint.tokenizer, **arguments)
 
     def call(
         self,

@@ -12,10 +12,11 @@ import tensorflow as tf
 
 from keras_gpt.layers.dropout import Dropout
 from keras_gpt.layers.sequences import LastToken, SplitRows
+from keras_gpt.losses import mean_cross_entropy
 from keras_gpt.models.backbone import GPTBackbone
 from keras_gpt.models.fit_data import as_tensors
+from keras_gpt.models.parts import linear_head
 from keras_gpt.models.task import GPTTask
-from keras_gpt.models.task_step import MEAN
 from keras_gpt.models.text_preprocessor import GPTTextPreprocessor, as_texts
 
 MASKED_LOGIT = -1e9
@@ -121,14 +122,7 @@ class GPTMultipleChoice(GPTTask, keras_nlp.models.Task):
         self.preprocessor = preprocessor
         self.last_token = LastToken(dtype=backbone.dtype_policy, name="last_token")
         self.dropout = Dropout(head_dropout, dtype="float32", name="head_dropout")
-        self.head = keras.layers.Dense(
-            1,
-            kernel_initializer=keras.initializers.RandomNormal(
-                stddev=backbone.config.initializer_stddev
-            ),
-            dtype="float32",
-            name="head",
-        )
+        self.head = linear_head(backbone, 1)
         self.split_rows = SplitRows(dtype="float32", name="split_rows")
 
         # === Model ===
@@ -151,9 +145,7 @@ class GPTMultipleChoice(GPTTask, keras_nlp.models.Task):
         return keras.ops.where(is_there, logits, MASKED_LOGIT)
 
     def _default_loss(self) -> keras.losses.Loss:
-        return keras.losses.SparseCategoricalCrossentropy(
-            from_logits=True, reduction=MEAN
-        )
+        return mean_cross_entropy()
 
     def _default_metrics(self) -> dict[str, Any]:
         return {"metrics": [keras.metrics.SparseCategoricalAccuracy()]}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
+
 
 def backbone_of(model: Any) -> Any:
     """Returns the network of a task, or a network itself.
@@ -21,6 +23,24 @@ def backbone_of(model: Any) -> Any:
             f"got {type(model).__name__}."
         )
     return backbone
+
+
+def linear_head(backbone: Any, units: int, **kwargs: Any) -> keras.layers.Dense:
+    """Makes the layer of a task that reads hidden states, in float32.
+
+    Args:
+        backbone: `GPTBackbone`, whose spread of first weights it gets.
+        units: int.
+        **kwargs: further arguments of `keras.layers.Dense`.
+    """
+    stddev = backbone.config.initializer_stddev
+    return keras.layers.Dense(
+        units,
+        kernel_initializer=keras.initializers.RandomNormal(stddev=stddev),
+        dtype="float32",
+        name="head",
+        **kwargs,
+    )
 
 
 def head_weights(model: Any) -> list[Any]:

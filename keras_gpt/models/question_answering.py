@@ -10,8 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 from keras_gpt.layers.dropout import Dropout
+from keras_gpt.losses import mean_cross_entropy
 from keras_gpt.models.backbone import GPTBackbone
+from keras_gpt.models.fit_checks import plain_errors
 from keras_gpt.models.fit_data import examples
+from keras_gpt.models.parts import linear_head
 from keras_gpt.models.question_windows import (
     CharacterCounts,
     Spans,
@@ -22,7 +25,6 @@ from keras_gpt.models.question_windows import (
     span_texts,
 )
 from keras_gpt.models.task import GPTTask
-from keras_gpt.models.task_step import MEAN
 from keras_gpt.models.text_preprocessor import GPTTextPreprocessor, as_texts
 from keras_gpt.tokenizer import GPTTokenizer
 
@@ -197,14 +199,7 @@ class GPTQuestionAnswering(GPTTask, keras_nlp.models.Task):
         self.backbone = backbone
         self.preprocessor = preprocessor
         self.dropout = Dropout(head_dropout, dtype="float32", name="head_dropout")
-        self.head = keras.layers.Dense(
-            2,
-            kernel_initializer=keras.initializers.RandomNormal(
-                stddev=backbone.config.initializer_stddev
-            ),
-            dtype="float32",
-            name="head",
-        )
+        self.head = linear_head(backbone, 2)
 
         # === Model ===
         inputs = self.symbolic_inputs()
@@ -234,12 +229,7 @@ class GPTQuestionAnswering(GPTTask, keras_nlp.models.Task):
         super().compile(optimizer, loss, **kwargs)
 
     def _default_loss(self) -> dict[str, keras.losses.Loss]:
-        return {
-            name: keras.losses.SparseCategoricalCrossentropy(
-                from_logits=True, reduction=MEAN
-            )
-            for name in ("start", "end")
-        }
+        return {name: mean_cross_entropy() for name in ("start", "end")}
 
     def _default_metrics(self) -> dict[str, Any]:
         return {
@@ -255,8 +245,8 @@ class GPTQuestionAnswering(GPTTask, keras_nlp.models.Task):
             return super().training_examples(x, y, sample_weight)
         questions = examples(x, y, sample_weight).batch(QUESTIONS_AT_A_TIME)
         windows = questions.map(self.preprocess_samples, tf.data.AUTOTUNE).unbatch()
-        # Keras wants to know how many there are.
-        count = windows.reduce(np.int64(0), lambda count, *_: count + 1)
+        with plain_errors():  # Keras wants to know how many there are
+            count = windows.reduce(np.int64(0), lambda count, *_: count + 1)
         return windows.apply(tf.data.experimental.assert_cardinality(count))
 
     def preprocess_samples(

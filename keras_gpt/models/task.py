@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+import abc
+from typing import Any, Self
 
 import keras
-import keras_nlp
 import tensorflow as tf
 
 from keras_gpt import presets
-from keras_gpt.layers.dropout import StepNoise, step_noise
 from keras_gpt.layers.sequences import MergeRows, merged_rows
-from keras_gpt.losses import next_token_loss_sum
 from keras_gpt.models.backbone import GPTBackbone
 from keras_gpt.models.fit_checks import CutTexts, FiniteLoss, plain_errors
 from keras_gpt.models.fit_data import (
@@ -21,18 +19,8 @@ from keras_gpt.models.fit_data import (
     num_rows,
     untuned,
 )
-from keras_gpt.models.task_step import (
-    Examples,
-    Weights,
-    across_replicas,
-    all_reduce,
-    cut,
-    is_weighed_mean,
-    map_tensors,
-    num_parts,
-    num_replicas,
-    taken_as_summed,
-)
+from keras_gpt.models.labels import with_new_labels
+from keras_gpt.models.task_step import TaskStep
 
 LEARNING_RATE = 5e-5  # KerasHub's default for tasks
 BATCH_SIZE = 32  # Keras' default
@@ -40,18 +28,9 @@ TOKENIZED_AT_A_TIME = 256  # examples
 SHUFFLED = 1_000_000  # examples at most from which the next is drawn
 CLIP_NORM = 1.0  # Radford et al. 2018, section 4.1
 
-# A class of Keras' own at the root would make a cycle of Keras' functional models.
-_Base: Any = keras_nlp.models.Task if TYPE_CHECKING else object
 
-
-class GPTTask(_Base):
-    """What comes before KerasHub's class of a task.
-
-    Training sums the gradients over micro-batches and replicas, each weighed by its
-    share of the batch, and only then clips and applies them; dropout is drawn by the
-    row of the whole batch. So the result depends neither on the number of devices of
-    a `tf.distribute.MirroredStrategy` nor on `accumulate`.
-    """
+class GPTTask(TaskStep):
+    """What comes before KerasHub's class of a task; it trains as `TaskStep` says."""
 
     backbone_cls = GPTBackbone
     # What `keras_gpt.checkpoints` calls the task's head, whose layer is `head`.
@@ -74,7 +53,7 @@ class GPTTask(_Base):
             FileNotFoundError, ConnectionError, ValueError: as there.
         """
         found = presets.find(preset)
-        kwargs = cls._new_labels(kwargs)
+        kwargs = with_new_labels(kwargs)
         if found.checkpoint is None:
             fields = {n: kwargs.pop(n) for n in presets.FIELDS if n in kwargs}
             if fields:
@@ -98,11 +77,6 @@ class GPTTask(_Base):
             for name, value in head.weights.items():
                 getattr(task.head, name).assign(value)
         return task
-
-    @classmethod
-    def _new_labels(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Completes arguments that ask for a new head, over those of a preset."""
-        return kwargs
 
     def compile(
         self,
@@ -307,6 +281,12 @@ class GPTTask(_Base):
         """Returns the targets of labels; a task with names of labels knows them."""
         return y
 
+    def preprocess_samples(
+        self, x: Any, y: Any = None, sample_weight: Any = None
+    ) -> Any:
+        """Tokenizes texts, and turns names of labels into their numbers."""
+        return super().preprocess_samples(x, self.encoded_labels(y), sample_weight)
+
     def symbolic_inputs(self, *sequences: int | None) -> dict[str, Any]:
         """Returns the inputs of the model, int32 (B, *sequences, T) each."""
         return {
@@ -335,128 +315,19 @@ class GPTTask(_Base):
             return MergeRows()(tensor)
         return merged_rows(tensor)
 
+    @abc.abstractmethod
     def outputs_of(
         self, hidden: tf.Tensor, inputs: Any, training: bool | None = None
     ) -> Any:
         """Returns the task's outputs, from the hidden states of `hidden_of`."""
-        raise NotImplementedError
 
-    def _default_loss(self) -> keras.losses.Loss:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _default_loss(self) -> Any:
+        """Returns the loss, or a dict of losses by output."""
 
+    @abc.abstractmethod
     def _default_metrics(self) -> dict[str, Any]:
         """Returns the metrics, as arguments of `keras.Model.compile`."""
-        raise NotImplementedError
-
-    def train_step(self, data: Any) -> dict[str, Any]:
-        """Trains on one batch, or on a replica's part of it; called by `fit`."""
-        batch = Examples(*keras.utils.unpack_x_y_sample_weight(data))
-        own = self._weights_of(batch)
-        first_row, whole = across_replicas(batch.rows, own)
-        loss, gradients = self._sums(batch, first_row, whole)
-        share = tf.math.divide_no_nan(whole.task, own.task)
-        self._loss_tracker.update_state(loss * share, sample_weight=own.task)
-        if num_replicas() > 1:
-            gradients = all_reduce(gradients)
-        with taken_as_summed(self.optimizer):
-            self.optimizer.apply(gradients, self.trainable_variables)
-        return self.get_metrics_result()
-
-    def test_step(self, data: Any) -> dict[str, Any]:
-        """Measures one batch; called by `evaluate`. The loss is the task's alone."""
-        batch = Examples(*keras.utils.unpack_x_y_sample_weight(data))
-        outputs = self(batch.x, training=False)
-        loss = self._task_loss(batch, outputs, training=False)
-        weight = self._weights_of(batch).task
-        self._loss_tracker.update_state(loss, sample_weight=weight)
-        return self.compute_metrics(*batch[:2], outputs, batch.sample_weight)
-
-    def _maybe_symbolic_build(
-        self, iterator: Any = None, data_batch: Any = None
-    ) -> None:
-        # Keras adds up what replicas get to know its form, which fails for masks and
-        # for replicas with different numbers of rows.
-        if iterator is not None and self.distribute_strategy.num_replicas_in_sync > 1:
-            batch = next(next(iter(iterator))[2])
-            parts = self.distribute_strategy.experimental_local_results
-            data_batch = tf.nest.map_structure(lambda part: parts(part)[0], batch)
-            iterator = None
-        super()._maybe_symbolic_build(iterator, data_batch)
-
-    def _sums(
-        self, batch: Examples, first_row: tf.Tensor, whole: Weights
-    ) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
-        """Returns what these rows add to loss and gradients of the whole batch."""
-        if self.accumulate == 1:
-            return self._part(batch, first_row, whole)
-        rows = batch.rows
-        count = num_parts(rows, at_least=self.accumulate)
-        size = rows // count
-        parts = map_tensors(lambda tensor: cut(tensor, count, size), batch)
-        absent: list[int] = []
-
-        def add(index: tf.Tensor, *sums: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            part = map_tensors(lambda tensor: tensor[index], parts)
-            loss, gradients = self._part(part, first_row + index * size, whole)
-            absent[:] = [i for i, g in enumerate(gradients) if g is None]
-            more = [0.0 if tensor is None else tensor for tensor in (loss, *gradients)]
-            return index + 1, *(a + b for a, b in zip(sums, more, strict=True))
-
-        zeros = [tf.zeros(v.shape, v.dtype) for v in self.trainable_variables]
-        _, loss, *gradients = tf.while_loop(
-            lambda index, *_: index < count,
-            add,
-            (tf.constant(0), tf.constant(0.0), *zeros),
-        )
-        return loss, [None if i in absent else g for i, g in enumerate(gradients)]
-
-    def _part(
-        self, batch: Examples, first_row: tf.Tensor, whole: Weights
-    ) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
-        noise = StepNoise(
-            seed=self.dropout_seed,
-            step=self.optimizer.iterations.value,
-            first_row=first_row,
-            num_rows=batch.rows,
-        )
-        with tf.GradientTape() as tape:
-            with step_noise(noise):
-                hidden = self.hidden_of(batch.x, training=True)
-                outputs = self.outputs_of(hidden, batch.x, training=True)
-            own = self._weights_of(batch)
-            share = tf.math.divide_no_nan(own.task, whole.task)
-            loss = share * self._task_loss(batch, outputs, training=True)
-            if self.auxiliary_lm_weight:
-                total = self._next_token_loss(hidden, batch.x)
-                mean = tf.math.divide_no_nan(total, whole.tokens)
-                loss += self.auxiliary_lm_weight * mean
-            scaled = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled, self.trainable_variables)
-        self.compute_metrics(*batch[:2], outputs, batch.sample_weight)
-        return loss, [None if g is None else tf.convert_to_tensor(g) for g in gradients]
-
-    def _task_loss(self, batch: Examples, outputs: Any, *, training: bool) -> tf.Tensor:
-        """Returns the compiled loss of these rows, and what layers add to it."""
-        loss = self.compute_loss(
-            batch.x, batch.y, outputs, batch.sample_weight, training=training
-        )
-        return loss * num_replicas()  # by which Keras divides it
-
-    def _next_token_loss(self, hidden: tf.Tensor, x: Any) -> tf.Tensor:
-        token_ids, mask = merged_rows(x["token_ids"]), merged_rows(x["padding_mask"])
-        return next_token_loss_sum(
-            self.backbone.logits(hidden[:, :-1]),
-            targets=token_ids[:, 1:],
-            mask=tf.cast(mask[:, 1:], tf.bool),
-        ).total
-
-    def _weights_of(self, batch: Examples) -> Weights:
-        mask = merged_rows(batch.x["padding_mask"])
-        weights = batch.sample_weight
-        task = tf.cast(batch.rows, tf.float32)
-        if isinstance(weights, tf.Tensor) and is_weighed_mean(self.loss):
-            task = tf.reduce_sum(tf.cast(weights, tf.float32))
-        return Weights(task, tf.reduce_sum(tf.cast(mask[:, 1:], tf.float32)))
 
 
 def _split(given: tuple[Any, ...], share: float) -> tuple[Any, Any]:

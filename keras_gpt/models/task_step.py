@@ -1,17 +1,21 @@
-"""Parts of a training step of a task: its rows cut in parts, their sums, replicas."""
+"""The training step of tasks: its rows cut in parts, their sums, replicas."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
+import keras_nlp
 import tensorflow as tf
 
-# A mean over examples that sample weights weigh, not over all that there are: so
-# neither padding nor the cut of a batch changes it.
-MEAN = "mean_with_sample_weight"
+from keras_gpt.layers.dropout import StepNoise, step_noise
+from keras_gpt.layers.sequences import merged_rows
+from keras_gpt.losses import MEAN, next_token_loss_sum
+
+# A class of Keras' own at the root would make a cycle of Keras' functional models.
+_Base: Any = keras_nlp.models.Task if TYPE_CHECKING else object
 
 
 class Examples(NamedTuple):
@@ -43,6 +47,130 @@ class Weights(NamedTuple):
 
     task: tf.Tensor
     tokens: tf.Tensor
+
+
+class TaskStep(_Base):
+    """Trains and measures a task on one batch.
+
+    Training sums the gradients over micro-batches and replicas, each weighed by its
+    share of the batch, and only then clips and applies them; dropout is drawn by the
+    row of the whole batch. So the result depends neither on the number of devices of
+    a `tf.distribute.MirroredStrategy` nor on `accumulate`.
+    """
+
+    accumulate: int
+    auxiliary_lm_weight: float
+    dropout_seed: int
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """Trains on one batch, or on a replica's part of it; called by `fit`."""
+        batch = Examples(*keras.utils.unpack_x_y_sample_weight(data))
+        own = self._weights_of(batch)
+        first_row, whole = across_replicas(batch.rows, own)
+        loss, gradients = self._sums(batch, first_row, whole)
+        share = tf.math.divide_no_nan(whole.task, own.task)
+        self._loss_tracker.update_state(loss * share, sample_weight=own.task)
+        if num_replicas() > 1:
+            gradients = all_reduce(gradients)
+        with taken_as_summed(self.optimizer):
+            self.optimizer.apply(gradients, self.trainable_variables)
+        return self.get_metrics_result()
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        """Measures one batch; called by `evaluate`. The loss is the task's alone."""
+        batch = Examples(*keras.utils.unpack_x_y_sample_weight(data))
+        outputs = self(batch.x, training=False)
+        loss = self._task_loss(batch, outputs, training=False)
+        weight = self._weights_of(batch).task
+        self._loss_tracker.update_state(loss, sample_weight=weight)
+        return self.compute_metrics(*batch[:2], outputs, batch.sample_weight)
+
+    def _maybe_symbolic_build(
+        self, iterator: Any = None, data_batch: Any = None
+    ) -> None:
+        # Keras adds up what replicas get to know its form, which fails for masks and
+        # for replicas with different numbers of rows.
+        if iterator is not None and self.distribute_strategy.num_replicas_in_sync > 1:
+            batch = next(next(iter(iterator))[2])
+            parts = self.distribute_strategy.experimental_local_results
+            data_batch = tf.nest.map_structure(lambda part: parts(part)[0], batch)
+            iterator = None
+        super()._maybe_symbolic_build(iterator, data_batch)
+
+    def _sums(
+        self, batch: Examples, first_row: tf.Tensor, whole: Weights
+    ) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
+        """Returns what these rows add to loss and gradients of the whole batch."""
+        if self.accumulate == 1:
+            return self._part(batch, first_row, whole)
+        rows = batch.rows
+        count = num_parts(rows, at_least=self.accumulate)
+        size = rows // count
+        parts = map_tensors(lambda tensor: cut(tensor, count, size), batch)
+        absent: list[int] = []
+
+        def add(index: tf.Tensor, *sums: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            part = map_tensors(lambda tensor: tensor[index], parts)
+            loss, gradients = self._part(part, first_row + index * size, whole)
+            absent[:] = [i for i, g in enumerate(gradients) if g is None]
+            more = [0.0 if tensor is None else tensor for tensor in (loss, *gradients)]
+            return index + 1, *(a + b for a, b in zip(sums, more, strict=True))
+
+        zeros = [tf.zeros(v.shape, v.dtype) for v in self.trainable_variables]
+        _, loss, *gradients = tf.while_loop(
+            lambda index, *_: index < count,
+            add,
+            (tf.constant(0), tf.constant(0.0), *zeros),
+        )
+        return loss, [None if i in absent else g for i, g in enumerate(gradients)]
+
+    def _part(
+        self, batch: Examples, first_row: tf.Tensor, whole: Weights
+    ) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
+        noise = StepNoise(
+            seed=self.dropout_seed,
+            step=self.optimizer.iterations.value,
+            first_row=first_row,
+            num_rows=batch.rows,
+        )
+        with tf.GradientTape() as tape:
+            with step_noise(noise):
+                hidden = self.hidden_of(batch.x, training=True)
+                outputs = self.outputs_of(hidden, batch.x, training=True)
+            own = self._weights_of(batch)
+            share = tf.math.divide_no_nan(own.task, whole.task)
+            loss = share * self._task_loss(batch, outputs, training=True)
+            if self.auxiliary_lm_weight:
+                total = self._next_token_loss(hidden, batch.x)
+                mean = tf.math.divide_no_nan(total, whole.tokens)
+                loss += self.auxiliary_lm_weight * mean
+            scaled = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, self.trainable_variables)
+        self.compute_metrics(*batch[:2], outputs, batch.sample_weight)
+        return loss, [None if g is None else tf.convert_to_tensor(g) for g in gradients]
+
+    def _task_loss(self, batch: Examples, outputs: Any, *, training: bool) -> tf.Tensor:
+        """Returns the compiled loss of these rows, and what layers add to it."""
+        loss = self.compute_loss(
+            batch.x, batch.y, outputs, batch.sample_weight, training=training
+        )
+        return loss * num_replicas()  # by which Keras divides it
+
+    def _next_token_loss(self, hidden: tf.Tensor, x: Any) -> tf.Tensor:
+        token_ids, mask = merged_rows(x["token_ids"]), merged_rows(x["padding_mask"])
+        return next_token_loss_sum(
+            self.backbone.logits(hidden[:, :-1]),
+            targets=token_ids[:, 1:],
+            mask=tf.cast(mask[:, 1:], tf.bool),
+        ).total
+
+    def _weights_of(self, batch: Examples) -> Weights:
+        mask = merged_rows(batch.x["padding_mask"])
+        weights = batch.sample_weight
+        task = tf.cast(batch.rows, tf.float32)
+        if isinstance(weights, tf.Tensor) and is_weighed_mean(self.loss):
+            task = tf.reduce_sum(tf.cast(weights, tf.float32))
+        return Weights(task, tf.reduce_sum(tf.cast(mask[:, 1:], tf.float32)))
 
 
 def is_weighed_mean(loss: Any) -> bool:

@@ -12,10 +12,11 @@ import tensorflow as tf
 
 from keras_gpt.layers.dropout import Dropout
 from keras_gpt.layers.sequences import LastToken
+from keras_gpt.losses import MEAN
 from keras_gpt.models.backbone import GPTBackbone
-from keras_gpt.models.labels import is_named, labels_of, with_new_labels
+from keras_gpt.models.labels import is_named, labels_of
+from keras_gpt.models.parts import linear_head
 from keras_gpt.models.task import GPTTask
-from keras_gpt.models.task_step import MEAN
 from keras_gpt.models.text_preprocessor import GPTTextClassifierPreprocessor
 
 SINGLE_LABEL = "single_label"
@@ -97,25 +98,14 @@ class GPTTextClassifier(GPTTask, keras_nlp.models.TextClassifier):
         self.preprocessor = preprocessor
         self.last_token = LastToken(dtype=backbone.dtype_policy, name="last_token")
         self.dropout = Dropout(head_dropout, dtype="float32", name="head_dropout")
-        self.head = keras.layers.Dense(
-            num_classes,
-            use_bias=False,
-            activation=self.activation,
-            kernel_initializer=keras.initializers.RandomNormal(
-                stddev=backbone.config.initializer_stddev
-            ),
-            dtype="float32",
-            name="head",
+        self.head = linear_head(
+            backbone, num_classes, use_bias=False, activation=self.activation
         )
 
         # === Model ===
         inputs = self.symbolic_inputs(*self._sequences)
         outputs = self.outputs_of(self.hidden_of(inputs), inputs)
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
-
-    @classmethod
-    def _new_labels(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
-        return with_new_labels(kwargs)
 
     def outputs_of(
         self, hidden: tf.Tensor, inputs: Any, training: bool | None = None
@@ -160,12 +150,6 @@ class GPTTextClassifier(GPTTask, keras_nlp.models.TextClassifier):
         else:
             metric = keras.metrics.SparseCategoricalAccuracy()
         return {"metrics": [metric]}
-
-    def preprocess_samples(
-        self, x: Any, y: Any = None, sample_weight: Any = None
-    ) -> Any:
-        """Tokenizes texts, and turns names of labels into their numbers."""
-        return super().preprocess_samples(x, self.encoded_labels(y), sample_weight)
 
     def encoded_labels(self, y: Any) -> Any:
         """Returns the targets of labels; numbers and None as they are."""

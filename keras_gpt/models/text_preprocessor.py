@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
 import keras
 import keras_nlp
 import tensorflow as tf
 
-from keras_gpt import presets
 from keras_gpt.models.backbone import GPTBackbone
+from keras_gpt.models.preprocessor import GPTPreprocessor
 from keras_gpt.models.segments import (
     ROUND_ROBIN,
     TRUNCATIONS,
@@ -21,7 +21,7 @@ from keras_gpt.tokenizer import GPTTokenizer
 MOST_SPECIAL = 4  # tokens of a row of two texts: three special ones, one of a text
 
 
-class GPTTextPreprocessor(keras_nlp.models.Preprocessor):
+class GPTTextPreprocessor(GPTPreprocessor, keras_nlp.models.Preprocessor):
     """Tokenizes texts, joins pairs, ends them with the end token and pads them.
 
     A row is `start, first, end token, second, end token`, where the start and the
@@ -74,40 +74,9 @@ class GPTTextPreprocessor(keras_nlp.models.Preprocessor):
             )
 
     @classmethod
-    def from_preset(cls, preset: Any, **kwargs: Any) -> Self:
-        """Loads a preprocessor; see `GPTBackbone.from_preset` for what there is.
-
-        Args:
-            preset: string or path, as there.
-            **kwargs: arguments of the constructor to change.
-
-        Raises:
-            ValueError: if the preset has no tokenizer; and as there.
-        """
-        found = presets.find(preset)
-        if found.checkpoint is None:
-            return super().from_preset(found.location, **kwargs)
-        return cls.from_checkpoint(found.checkpoint, **kwargs)
-
-    @classmethod
-    def from_checkpoint(cls, checkpoint: Any, **kwargs: Any) -> Self:
-        """Makes the preprocessor of a `keras_gpt.checkpoints.Checkpoint`.
-
-        That of a checkpoint with a head adds no token, as its head was trained.
-
-        Args:
-            checkpoint: of the network.
-            **kwargs: arguments of the constructor to change.
-
-        Raises:
-            ValueError: if it has no tokenizer.
-        """
-        if checkpoint.tokenizer is None:
-            raise ValueError(
-                f"{checkpoint.location} must have tokenizer files, got none."
-            )
-        kwargs = {"add_end_token": checkpoint.head is None, **kwargs}
-        return cls(checkpoint.tokenizer, **kwargs)
+    def _arguments_of(cls, checkpoint: Any) -> dict[str, Any]:
+        # A head of another library was trained on texts to which no token is added.
+        return {"add_end_token": checkpoint.head is None}
 
     @property
     def sequence_length(self) -> int | None:

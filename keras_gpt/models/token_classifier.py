@@ -11,11 +11,12 @@ import numpy as np
 import tensorflow as tf
 
 from keras_gpt.layers.dropout import Dropout
+from keras_gpt.losses import mean_cross_entropy
 from keras_gpt.models.backbone import GPTBackbone
-from keras_gpt.models.labels import LabelNames, labels_of, with_new_labels
+from keras_gpt.models.labels import LabelNames, labels_of
+from keras_gpt.models.parts import linear_head
 from keras_gpt.models.segments import first_tokens, same_tokens
 from keras_gpt.models.task import GPTTask
-from keras_gpt.models.task_step import MEAN
 from keras_gpt.models.text_preprocessor import GPTTextPreprocessor
 
 
@@ -151,23 +152,12 @@ class GPTTokenClassifier(GPTTask, keras_nlp.models.Task):
         self.backbone = backbone
         self.preprocessor = preprocessor
         self.dropout = Dropout(head_dropout, dtype="float32", name="head_dropout")
-        self.head = keras.layers.Dense(
-            len(labels.names),
-            kernel_initializer=keras.initializers.RandomNormal(
-                stddev=backbone.config.initializer_stddev
-            ),
-            dtype="float32",
-            name="head",
-        )
+        self.head = linear_head(backbone, len(labels.names))
 
         # === Model ===
         inputs = self.symbolic_inputs()
         outputs = self.outputs_of(self.hidden_of(inputs), inputs)
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
-
-    @classmethod
-    def _new_labels(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
-        return with_new_labels(kwargs)
 
     def outputs_of(
         self, hidden: tf.Tensor, inputs: Any, training: bool | None = None
@@ -181,9 +171,7 @@ class GPTTokenClassifier(GPTTask, keras_nlp.models.Task):
         return list(self.labels.names)
 
     def _default_loss(self) -> keras.losses.Loss:
-        return keras.losses.SparseCategoricalCrossentropy(
-            from_logits=True, reduction=MEAN
-        )
+        return mean_cross_entropy()
 
     def _default_metrics(self) -> dict[str, Any]:
         return {"weighted_metrics": [keras.metrics.SparseCategoricalAccuracy()]}
@@ -191,12 +179,6 @@ class GPTTokenClassifier(GPTTask, keras_nlp.models.Task):
     def encoded_labels(self, y: Any) -> Any:
         """Returns the numbers of labels; numbers and None as they are."""
         return self.labels.encoded(y)
-
-    def preprocess_samples(
-        self, x: Any, y: Any = None, sample_weight: Any = None
-    ) -> Any:
-        """Tokenizes words, and turns names of labels into their numbers."""
-        return super().preprocess_samples(x, self.encoded_labels(y), sample_weight)
 
     def tag(
         self, words: Sequence[Sequence[str]], batch_size: int = 32

@@ -1,0 +1,55 @@
+"""What all preprocessors share: loading from any format that a network comes in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+import keras_nlp
+
+from keras_gpt import presets
+
+# As of tasks, a class of Keras' own at the root would be in the way of theirs.
+_Base: Any = keras_nlp.models.Preprocessor if TYPE_CHECKING else object
+
+
+class GPTPreprocessor(_Base):
+    """What comes before KerasHub's class of a preprocessor."""
+
+    @classmethod
+    def from_preset(cls, preset: Any, **kwargs: Any) -> Self:
+        """Loads a preprocessor; see `GPTBackbone.from_preset` for what there is.
+
+        Args:
+            preset: string or path, as there.
+            **kwargs: arguments of the constructor to change.
+
+        Raises:
+            ValueError: if the preset has no tokenizer; and as there.
+        """
+        found = presets.find(preset)
+        if found.checkpoint is None:
+            return super().from_preset(found.location, **kwargs)
+        return cls.from_checkpoint(found.checkpoint, **kwargs)
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Any, **kwargs: Any) -> Self:
+        """Makes the preprocessor of a `keras_gpt.checkpoints.Checkpoint`.
+
+        Args:
+            checkpoint: of the network.
+            **kwargs: arguments of the constructor to change.
+
+        Raises:
+            ValueError: if it has no tokenizer.
+        """
+        if checkpoint.tokenizer is None:
+            raise ValueError(
+                f"{checkpoint.location} must have tokenizer files, got none."
+            )
+        arguments = {**cls._arguments_of(checkpoint), **kwargs}
+        return cls(checkpoint.tokenizer, **arguments)
+
+    @classmethod
+    def _arguments_of(cls, checkpoint: Any) -> dict[str, Any]:
+        """Returns the constructor's arguments that a checkpoint stands for."""
+        return checkpoint.preprocessor_arguments
