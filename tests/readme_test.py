@@ -114,9 +114,14 @@ def write_squad():
     paragraph = {"context": CONTEXT, "qas": [entry]}
     data = {"data": [{"paragraphs": [paragraph]}]}
     Path("squad_dev-v1.1.json").write_text(json.dumps(data))
-    parts = {"context": CONTEXT, "question": QUESTION, "span": "7 7"}
-    for name, line in parts.items():
-        Path(f"squad_trainpart_tok.{name}").write_text(line + "\n")
+    parts = {  # the second span is broken, as some of the real ones are
+        "context": [CONTEXT, CONTEXT],
+        "question": [QUESTION, QUESTION],
+        "answer": ["Ada", "Ada"],
+        "span": ["7 7", "7 6"],
+    }
+    for name, lines in parts.items():
+        Path(f"squad_trainpart_tok.{name}").write_text("\n".join(lines) + "\n")
 
 
 def test_commands_run_in_order(tmp_path, monkeypatch):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+import numbers
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -73,6 +75,45 @@ class LabelNames:
         one_hot = tf.cast(self._equal(labels), tf.float32)
         return tf.reduce_max(one_hot, axis=-2)
 
+    def weights(self, given: Mapping[Any, float]) -> dict[int, float]:
+        """Returns the weights of all labels by number.
+
+        Args:
+            given: dict of names or numbers to finite floats, at least 0. Labels that
+                it leaves out have 1.
+
+        Raises:
+            ValueError: if one is none of the labels, is there twice or has no such
+                weight.
+        """
+        weights: dict[int, float] = {}
+        for label, weight in given.items():
+            number = self.names.index(label) if label in self.names else label
+            is_number = isinstance(number, numbers.Integral)
+            if not is_number or not 0 <= number < len(self.names):
+                raise ValueError(
+                    f"class_weight must have {self._told()} or their numbers as keys, "
+                    f"got {label!r}."
+                )
+            if number in weights:
+                raise ValueError(
+                    f"class_weight must have each label once, got {label!r} twice, by "
+                    "name and by number."
+                )
+            if not 0.0 <= weight < math.inf:
+                raise ValueError(
+                    f"class_weight must be finite and at least 0, got {weight} for "
+                    f"{label!r}."
+                )
+            weights[int(number)] = float(weight)
+        return {number: weights.get(number, 1.0) for number in range(len(self.names))}
+
+    def _told(self) -> str:
+        """Returns the labels, or the first of many, for a message."""
+        names = ", ".join(self.names[:SHOWN])
+        more = ", ..." if len(self.names) > SHOWN else ""
+        return f"the {len(self.names)} labels of the model ({names}{more})"
+
     def _numbers(self, labels: tf.Tensor) -> tf.Tensor:
         return tf.argmax(self._equal(labels), axis=-1, output_type=tf.int32)
 
@@ -82,10 +123,7 @@ class LabelNames:
         is_known = tf.reduce_any(equal, axis=-1)
         if labels.shape.rank != 1:
             is_known |= labels == NO_LABEL
-        names = ", ".join(self.names[:SHOWN])
-        rule = f"y must be of the {len(self.names)} labels of the model ({names}"
-        rule += ", ...)" if len(self.names) > SHOWN else ")"
-        return _where_right(equal, labels, is_known, rule)
+        return _where_right(equal, labels, is_known, f"y must be of {self._told()}")
 
     def _checked(self, y: Any) -> Any:
         """Returns labels as they are; their numbers must be those of names."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Mapping
 from typing import Any, Self
 
 import keras
@@ -160,6 +161,7 @@ class GPTTask(TaskStep):
         validation_split: float | None = None,
         *,
         shuffle: bool = True,
+        class_weight: Mapping[Any, float] | None = None,
         **kwargs: Any,
     ) -> keras.callbacks.History:
         """Trains, as `keras.Model.fit`, on what the preprocessor takes.
@@ -177,12 +179,18 @@ class GPTTask(TaskStep):
                 hold out. Optional.
             shuffle: bool. Whether each epoch has another order, drawn from the seed
                 of `compile`; not of a dataset. Defaults to True.
+            class_weight: dict of labels, by name or number, to what an example with
+                one counts; 1 for those it leaves out. Optional, and only for tasks
+                that give a text one label.
             **kwargs: further arguments of `keras.Model.fit`.
 
         Raises:
             DivergenceError: if the loss is not finite.
-            ValueError: if a label is none of the model's; and as in Keras.
+            ValueError: if a label is none of the model's, or the task has no use for
+                `class_weight`; and as in Keras.
         """
+        if class_weight is not None:
+            kwargs["class_weight"] = self.class_weights(class_weight)
         size = batch_size or BATCH_SIZE
         if is_in_memory(x):
             train = as_tensors((x, self.encoded_labels(y), sample_weight))
@@ -280,6 +288,13 @@ class GPTTask(TaskStep):
     def encoded_labels(self, y: Any) -> Any:
         """Returns the targets of labels; a task with names of labels knows them."""
         return y
+
+    def class_weights(self, given: Mapping[Any, float]) -> dict[int, float]:
+        """Returns `class_weight` of `fit` for all labels, by their numbers."""
+        raise ValueError(
+            "class_weight must be None but for one label a text; sample_weight serves "
+            f"all tasks, got {dict(given)}."
+        )
 
     def preprocess_samples(
         self, x: Any, y: Any = None, sample_weight: Any = None

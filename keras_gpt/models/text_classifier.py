@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import keras
@@ -158,6 +158,12 @@ class GPTTextClassifier(GPTTask, keras_nlp.models.TextClassifier):
                 raise ValueError("y must be numbers for a regression, got texts.")
             return y
         return self.labels.indicators(y) if self.multi_label else self.labels.encoded(y)
+
+    def class_weights(self, given: Mapping[Any, float]) -> dict[int, float]:
+        """Returns `class_weight` of `fit` for all labels, by their numbers."""
+        if self.labels is None or self.multi_label:
+            return super().class_weights(given)
+        return self.labels.weights(given)
 
     def classify(self, inputs: Any, batch_size: int = 32) -> Classification:
         """Tells the labels of texts, and how probable all labels are.

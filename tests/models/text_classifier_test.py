@@ -100,7 +100,7 @@ def test_class_weights_weigh_the_mean(tokenizer):
     expected = (losses * by_row).sum() / by_row.sum()
     trained = []
     for given in (
-        {"x": TEXTS, "y": LABELS, "class_weight": weights},
+        {"x": TEXTS, "y": LABELS, "class_weight": {"yes": 3.0}},
         {"x": as_dataset(TEXTS, LABELS, size=4), "class_weight": weights},
         {"x": TEXTS, "y": LABELS, "sample_weight": by_row},
     ):
@@ -111,6 +111,26 @@ def test_class_weights_weigh_the_mean(tokenizer):
     assert np.abs(trained[0] - make(tokenizer).head.kernel.numpy()).max() > 1e-3
     for found in trained[1:]:
         np.testing.assert_allclose(found, trained[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "weights", "message"),
+    [
+        ({}, {"fair": 2.0}, r"the 2 labels of the model \(no, yes\).* got 'fair'"),
+        ({}, {2: 2.0}, "as keys, got 2"),
+        ({}, {"yes": 2.0, 1: 3.0}, "got 1 twice, by name and by number"),
+        ({}, {"yes": -1.0}, "at least 0, got -1.0 for 'yes'"),
+        (
+            {"label_names": ["no", "yes"], "multi_label": True},
+            {"yes": 2.0},
+            "None but for one label a text",
+        ),
+    ],
+)
+def test_class_weights_that_are_none_are_refused(tokenizer, kwargs, weights, message):
+    task = make(tokenizer, **kwargs)
+    with pytest.raises(ValueError, match=f"class_weight must .*{message}"):
+        task.fit(TEXTS, LABELS, class_weight=weights)
 
 
 def test_cut_texts_are_warned_of_once(tokenizer):
