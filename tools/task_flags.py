@@ -64,6 +64,10 @@ def define_column_flags(flags: absl_flags.FlagValues) -> None:
         "Of the files; auto goes by their names (.json is SQuAD's own)",
         flag_values=flags,
     )  # fmt: skip
+    absl_flags.DEFINE_bool(
+        "quotes", None, "Whether a field of CSV and TSV may stand in double quotes; "
+        "optional, in CSV alone", flag_values=flags,
+    )  # fmt: skip
 
 
 def read(flags: absl_flags.FlagValues, patterns: list[str], task: str = "") -> Any:
@@ -77,6 +81,7 @@ def read(flags: absl_flags.FlagValues, patterns: list[str], task: str = "") -> A
         regression=flags.regression,
         separator=flags.separator,
         format=flags.format,
+        quotes=flags.quotes,
     )
     paths = [str(path) for path in inputs.text_paths(patterns)]
     return TASK_KINDS[task or flags.task].read(paths, columns)

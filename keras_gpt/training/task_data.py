@@ -60,6 +60,7 @@ class ExampleColumns:
         separator: string. Splits lists in CSV and TSV. Defaults to `"|"`, and to a
             space between words.
         format: string. As in `keras_gpt.data.read_table`. Defaults to `"auto"`.
+        quotes: bool. As there. Defaults to None: in CSV, not in TSV.
     """
 
     text: str = "text"
@@ -77,6 +78,7 @@ class ExampleColumns:
     regression: bool = False
     separator: str = ""
     format: str = "auto"
+    quotes: bool | None = None
 
 
 class TaskKind(NamedTuple):
@@ -96,7 +98,9 @@ class TaskKind(NamedTuple):
 def _read(
     paths: Sequence[str], where: ExampleColumns, columns: Mapping[str, Column]
 ) -> TaskTable:
-    return read_table(list(paths), columns=columns, format=where.format)
+    return read_table(
+        list(paths), columns=columns, format=where.format, quotes=where.quotes
+    )
 
 
 def _text_classifier(paths: Sequence[str], where: ExampleColumns) -> TaskExamples:
@@ -185,7 +189,9 @@ def _question_answering(paths: Sequence[str], where: ExampleColumns) -> TaskExam
             continue
         names = ("question", "context", "answer_text", "answer_start")
         columns = {name: getattr(where, name) for name in names}
-        questions += read_questions(path, columns=columns, format=where.format)
+        questions += read_questions(
+            path, columns=columns, format=where.format, quotes=where.quotes
+        )
     answers = [question.answers[:1] for question in questions]
     return TaskExamples(
         {
