@@ -13,6 +13,12 @@ from keras_gpt.metrics.classification import (
     multilabel_class_scores,
 )
 from keras_gpt.metrics.confusion_picture import write_confusion_picture
+from keras_gpt.metrics.entities import (
+    Entity,
+    are_entity_labels,
+    entities,
+    entity_scores,
+)
 from keras_gpt.metrics.squad import (
     NoAnswerThreshold,
     SquadPart,
@@ -28,16 +34,20 @@ from keras_gpt.metrics.streaming import MatthewsCorrelation, SparseF1
 __all__ = [
     "AverageScores",
     "ClassScores",
+    "Entity",
     "MatthewsCorrelation",
     "NoAnswerThreshold",
     "SparseF1",
     "SquadPart",
     "SquadScores",
     "accuracy",
+    "are_entity_labels",
     "average_scores",
     "best_no_answer_threshold",
     "class_scores",
     "confusion_matrix",
+    "entities",
+    "entity_scores",
     "exact_match",
     "f1_score",
     "matthews_correlation",

@@ -41,8 +41,9 @@ def score_task(
         `TaskScores`. Of classifiers accuracy, macro F1 and Matthews' correlation; with
         many labels a text exact accuracy, micro and macro F1; of regressions root mean
         squared error and Pearson's and Spearman's correlation; of choosers accuracy;
-        of readers exact match and F1 in percent, as SQuAD's; of language models
-        perplexity per token that counts.
+        of words as of texts, and precision, recall and F1 of entities where labels
+        spell them (`keras_gpt.metrics.entities`); of readers exact match and F1 in
+        percent, as SQuAD's; of language models perplexity per token that counts.
 
     Raises:
         ValueError: if a label is none of the task's, or the task is of another kind.
@@ -151,18 +152,28 @@ def _tokens(task: Any, examples: TaskExamples, batch_size: int) -> TaskScores:
         {"words": words, "labels": labels, "predictions": tags}
         for words, labels, tags in zip(examples.x, examples.y, found, strict=True)
     ]
-    pairs = [
-        (label, tag)
+    rows = [
+        [
+            (label, tag)
+            for label, tag in zip(row["labels"], row["predictions"], strict=True)
+            if tag is not None  # cut
+        ]
         for row in predictions
-        for label, tag in zip(row["labels"], row["predictions"], strict=True)
-        if tag is not None  # cut
     ]
     numbers = {name: number for number, name in enumerate(task.label_names)}
     task.encoded_labels(examples.y)  # which refuses those that it does not know
-    labels, chosen = np.array([[numbers[a], numbers[b]] for a, b in pairs]).T
+    pairs = [[numbers[a], numbers[b]] for row in rows for a, b in row]
+    labels, chosen = np.array(pairs).T
     count = len(numbers)
     confusion = metrics.confusion_matrix(labels, predictions=chosen, num_classes=count)
-    return TaskScores(_of_one(labels, chosen, count), predictions, confusion)
+    scores = _of_one(labels, chosen, count)
+    if metrics.are_entity_labels(task.label_names):
+        of_entities = metrics.entity_scores(
+            [[label for label, _ in row] for row in rows],
+            predictions=[[tag for _, tag in row] for row in rows],
+        )
+        scores |= {f"entity_{k}": x for k, x in of_entities._asdict().items()}
+    return TaskScores(scores, predictions, confusion)
 
 
 def _reader(task: Any, examples: TaskExamples, batch_size: int) -> TaskScores:

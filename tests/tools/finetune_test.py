@@ -98,9 +98,9 @@ KINDS = {
     ),
     "token_classifier": (
         ["words", "label"],
-        [(f"the {w}", "O X") for w in WORDS],
+        [(f"the {w}", "O B-X") for w in WORDS],
         [],
-        "f1_macro",
+        "entity_f1",
     ),
     "question_answering": (
         ["question", "context", "answer_text"],
