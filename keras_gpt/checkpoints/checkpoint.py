@@ -32,6 +32,10 @@ class WeightSource(Protocol):
     paths: list[str]
 
     @property
+    def has_head(self) -> bool:
+        """Whether there are weights of a task beside those of `paths`."""
+
+    @property
     def tokenizer(self) -> GPTTokenizer | None:
         """The tokenizer, if there is one."""
 
@@ -99,6 +103,11 @@ class Checkpoint:
         self._weights = {weight.path: weight for weight in stored if weight.path in own}
         self.paths = list(self._weights)
         self._zeros = [weight for weight in stored if weight.path not in own]
+
+    @property
+    def has_head(self) -> bool:
+        """Whether there is the head of a task."""
+        return self.head is not None
 
     @functools.cached_property
     def tokenizer(self) -> GPTTokenizer | None:
@@ -225,6 +234,23 @@ class Checkpoint:
             )
 
 
+def check_language_model(source: WeightSource, *, library: str) -> None:
+    """Checks that nothing is lost when a network is written without a head.
+
+    Args:
+        source: `WeightSource`.
+        library: string. For which it is written.
+
+    Raises:
+        ValueError: if it has a head.
+    """
+    if source.has_head:
+        raise ValueError(
+            f"model must be a language model or a backbone for {library}, got a task "
+            "with a head, which would be lost; give its backbone to leave it out."
+        )
+
+
 def backbone_weight(backbone: GPTBackbone, path: str) -> Any:
     """Returns the weight at a path of `weights_of`, with LoRA's part if enabled."""
     layer, *attributes = path.split("/")
@@ -261,6 +287,11 @@ class LiveWeights:
         self.tokenizer = None if preprocessor is None else preprocessor.tokenizer
         self.config = self._backbone.config
         self.paths = [w.path for w in weights_of(self.config, "keras_gpt")]
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the model has the head of a task."""
+        return hasattr(self.model, "head")
 
     def dtype(self, path: str) -> np.dtype:
         """Returns the dtype of a weight."""

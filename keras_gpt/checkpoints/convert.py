@@ -7,6 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import keras
+
+from keras_gpt import models
 from keras_gpt.checkpoints.checkpoint import Checkpoint, LiveWeights
 from keras_gpt.checkpoints.files import read_json, whole_folder
 from keras_gpt.checkpoints.huggingface import write_huggingface
@@ -26,7 +29,8 @@ def convert_checkpoint(
     To `"huggingface"`, one tensor is in memory at a time; to `"keras_gpt"`, the model
     and its largest tensor; to `"keras_hub"`, what KerasHub's classes take, some four
     times the largest tensor beside the model. A Keras preset as the source adds its
-    model. Weights keep their dtype.
+    model. Weights keep their dtype. A task's head goes along to `"keras_gpt"`; the
+    other formats are for language models.
 
     Args:
         source: whatever `GPTCausalLM.from_preset` takes.
@@ -54,10 +58,21 @@ def open_source(source: str | os.PathLike[str]) -> Checkpoint | LiveWeights:
     if found.checkpoint is not None:
         return found.checkpoint
     folder = Path(found.location)
-    cls = GPTCausalLM if (folder / "tokenizer.json").exists() else GPTBackbone
     # KerasHub would load it in the default precision.
     dtype = read_json(folder / "config.json")["config"]["dtype"]
-    return LiveWeights(cls.from_preset(found.location, dtype=dtype))
+    return LiveWeights(_class_of(folder).from_preset(found.location, dtype=dtype))
+
+
+def _class_of(preset: Path) -> Any:
+    """Returns the class of what a preset of this library holds."""
+    task = preset / "task.json"
+    if task.exists():
+        name = read_json(task).get("registered_name")
+        cls = keras.saving.get_registered_object(name)
+        if cls is None:
+            raise ValueError(f"{task} must be of a task of keras_gpt, got {name!r}.")
+        return cls
+    return GPTCausalLM if (preset / "tokenizer.json").exists() else GPTBackbone
 
 
 def write_keras_gpt(source: Checkpoint | LiveWeights, path: Path) -> None:
@@ -72,10 +87,12 @@ def write_keras_gpt(source: Checkpoint | LiveWeights, path: Path) -> None:
         model.save_to_preset(str(folder))
 
 
-def _build(checkpoint: Checkpoint) -> GPTBackbone | GPTCausalLM:
-    backbone = checkpoint.build_backbone(
-        dtype=str(checkpoint.dtype(checkpoint.paths[0]))
-    )
+def _build(checkpoint: Checkpoint) -> Any:
+    dtype = str(checkpoint.dtype(checkpoint.paths[0]))
+    if checkpoint.head is not None:
+        cls = _TASKS[checkpoint.head.kind]
+        return cls.from_preset(checkpoint.location, dtype=dtype)
+    backbone = checkpoint.build_backbone(dtype=dtype)
     if checkpoint.tokenizer is None:
         return backbone
     preprocessor = GPTCausalLMPreprocessor(
@@ -84,6 +101,15 @@ def _build(checkpoint: Checkpoint) -> GPTBackbone | GPTCausalLM:
     return GPTCausalLM(backbone, preprocessor)
 
 
+_TASKS: dict[Any, Any] = {
+    cls.head_kind: cls
+    for cls in (
+        models.GPTTextClassifier,
+        models.GPTTokenClassifier,
+        models.GPTQuestionAnswering,
+        models.GPTMultipleChoice,
+    )
+}
 FORMATS: dict[str, Callable[[Any, Path], None]] = {
     "keras_gpt": write_keras_gpt,
     "huggingface": write_huggingface,

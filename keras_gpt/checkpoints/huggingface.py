@@ -9,7 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_gpt.checkpoints.checkpoint import Checkpoint, LiveWeights, WeightSource
+from keras_gpt.checkpoints.checkpoint import (
+    Checkpoint,
+    LiveWeights,
+    WeightSource,
+    check_language_model,
+)
 from keras_gpt.checkpoints.files import read_json, whole_folder, write_json
 from keras_gpt.checkpoints.heads import KINDS, split_head
 from keras_gpt.checkpoints.safetensors_files import (
@@ -201,7 +206,8 @@ def save_huggingface(model: Any, path: Any) -> None:
         path: new or empty folder. Written whole or not at all.
 
     Raises:
-        ValueError: if transformers has no such network, naming the field.
+        ValueError: if transformers has no such network, naming the field, or the model
+            has the head of another task.
         FileExistsError: if the folder holds something.
         OSError: if it cannot be written.
     """
@@ -215,6 +221,7 @@ def write_huggingface(source: WeightSource, path: Path) -> None:
         source: `WeightSource`.
         path: as in `save_huggingface`, like the errors.
     """
+    check_language_model(source, library="transformers")
     model_type = "gpt2" if source.config.normalize_first else "openai-gpt"
     architecture = ARCHITECTURES[model_type]
     content = _written_config(source, model_type)

@@ -9,7 +9,12 @@ import keras
 import keras_nlp
 import numpy as np
 
-from keras_gpt.checkpoints.checkpoint import Checkpoint, LiveWeights, WeightSource
+from keras_gpt.checkpoints.checkpoint import (
+    Checkpoint,
+    LiveWeights,
+    WeightSource,
+    check_language_model,
+)
 from keras_gpt.checkpoints.files import read_json, whole_folder
 from keras_gpt.checkpoints.weight_names import weights_of
 from keras_gpt.config import GPTConfig
@@ -75,7 +80,8 @@ def save_keras_hub(model: Any, path: Any) -> None:
         path: new or empty folder. Written whole or not at all.
 
     Raises:
-        ValueError: if KerasHub has no such network, naming the field.
+        ValueError: if KerasHub has no such network, naming the field, or the model has
+            the head of another task.
         FileExistsError: if the folder holds something.
         OSError: if it cannot be written.
     """
@@ -89,6 +95,7 @@ def write_keras_hub(source: WeightSource, path: Path) -> None:
         source: `WeightSource`.
         path: as in `save_keras_hub`, like the errors.
     """
+    check_language_model(source, library="KerasHub's GPT-2")
     _check_config(source.config)
     model = _peer(source)
     with whole_folder(path) as folder:

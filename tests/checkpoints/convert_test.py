@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from keras_gpt import GPTBackbone, GPTCausalLM, convert_checkpoint, save_huggingface
+from keras_gpt import (
+    GPTBackbone,
+    GPTCausalLM,
+    GPTTextClassifier,
+    convert_checkpoint,
+    save_huggingface,
+)
 
 
 def stored(folder):
@@ -39,6 +45,24 @@ def test_the_tokenizer_goes_along(causal_lm, tmp_path):
         lm = GPTCausalLM.from_preset(tmp_path / name)
         lm.preprocessor.add_start_token = False  # KerasHub's presets turn it on
         assert lm.generate(prompts, max_new_tokens=8, temperature=0.0) == expected
+
+
+def test_a_head_goes_along_or_is_refused(tmp_path):
+    source = pathlib.Path(__file__).parents[1] / "testdata" / "heads" / "sequence"
+    golden = np.load(source / "golden.npz")
+    inputs = {key: golden[key] for key in ("token_ids", "padding_mask")}
+    convert_checkpoint(source, tmp_path / "preset")
+    convert_checkpoint(tmp_path / "preset", tmp_path / "again")
+    task = GPTTextClassifier.from_preset(tmp_path / "again")
+    assert task.label_names == ["poor", "fair", "good"]
+    logits = task.predict(inputs, verbose=0)
+    np.testing.assert_allclose(logits, golden["logits"], rtol=1e-4, atol=1e-4)
+    for place in (source, tmp_path / "again"):
+        for format in ("huggingface", "keras_hub"):
+            with pytest.raises(ValueError, match="with a head, which would be lost"):
+                convert_checkpoint(place, tmp_path / "other", format=format)
+    save_huggingface(task.backbone, tmp_path / "network")
+    assert not (tmp_path / "other").exists()
 
 
 def test_bfloat16_stays_bfloat16(tmp_path):
