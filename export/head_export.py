@@ -49,7 +49,7 @@ def head_export(
 
     def network(rows: dict[str, tf.Tensor]) -> Any:
         with weights.in_use(task):
-            return task(rows, training=False)
+            return _without_padding(task, rows)
 
     signatures = head_signatures(task, network)
     name = next(name for name in signatures if name != "serving_default")
@@ -61,6 +61,23 @@ def head_export(
         card={"label_names": getattr(task, "label_names", None)},
         guide=_guide(signatures, name),
     )
+
+
+def _without_padding(task: Any, rows: dict[str, tf.Tensor]) -> Any:
+    """Runs a task on rows as long as the longest of them, not as the context."""
+    mask = rows["padding_mask"]
+    length = tf.shape(mask)[-1]
+    used = tf.reduce_max(tf.reduce_sum(tf.cast(mask, tf.int32), axis=-1))
+    used = tf.maximum(used, 1)
+    outputs = task({key: row[..., :used] for key, row in rows.items()}, training=False)
+    if task.head_kind not in ("token_classifier", "question_answering"):
+        return outputs
+
+    def padded(of_tokens: tf.Tensor) -> tf.Tensor:
+        others = [[0, 0]] * (of_tokens.shape.rank - 2)
+        return tf.pad(of_tokens, [[0, 0], [0, length - used], *others])
+
+    return tf.nest.map_structure(padded, outputs)
 
 
 def _example(one: Signature, row: int) -> dict[str, Any]:

@@ -7,13 +7,18 @@ formats; so it registers itself here.
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+import keras
 
 from keras_gpt.config import GPTConfig
 
 FIELDS = tuple(field.name for field in dataclasses.fields(GPTConfig))
 BACKBONE_ARGUMENTS = ("dtype", *FIELDS)
+TASK_FILE = "task.json"  # of a KerasHub preset
 
 
 class Found(NamedTuple):
@@ -72,6 +77,23 @@ def find(preset: Any) -> Found:
 def find_tokenizer(preset: Any) -> FoundTokenizer:
     """Finds the tokenizer of a preset, without its weights; else as `find`."""
     return _registered[0].tokenizer(str(preset))
+
+
+def task_class(location: str) -> Any | None:
+    """Returns the class of the task that a directory holds; None for a network alone.
+
+    Raises:
+        ValueError: if there is no such class.
+    """
+    path = os.path.join(location, TASK_FILE)
+    if not os.path.exists(path):
+        return None
+    with open(path, encoding="utf-8") as file:
+        name = json.load(file).get("registered_name")
+    cls = keras.saving.get_registered_object(name)
+    if cls is None:
+        raise ValueError(f"{path} must be of a registered class, got {name!r}.")
+    return cls
 
 
 def task_arguments(

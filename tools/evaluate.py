@@ -51,12 +51,14 @@ def run(flags: absl_flags.FlagValues) -> None:
 
 
 def _score_examples(flags: absl_flags.FlagValues) -> None:
-    from keras_gpt.training import find_kind, score_task
+    from keras_gpt.training import find_kind, longest_row, score_task
 
     kind = find_kind(flags.model)
     task = inputs.load_task(flags.model)
-    found = task_flags.read(flags, flags.examples, kind)
-    scores = score_task(task, found, batch_size=flags.batch_size)
+    problem = getattr(task, "problem", None)  # it knows what its labels are
+    found = task_flags.read(flags, flags.examples, kind, problem=problem)
+    with task.rows_of(longest_row(task, found)):
+        scores = score_task(task, found, batch_size=flags.batch_size)
     print(f"{kind}: {found.num_examples} examples")
     print(task_flags.line(scores))
     if flags.output:

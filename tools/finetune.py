@@ -31,6 +31,11 @@ NUMBERS: dict[str, tuple[float, str]] = {
     "auxiliary_lm_weight": (0.0, "Factor of the next-token loss of the texts"),
 }
 
+# Beside the config, what two runs have in common that are the same.
+SAME = (
+    *("model", "pretrained", "dropout", "dtype_policy", "validation_fraction"),
+    *task_flags.EXAMPLE_FLAGS,
+)
 # What says which weights learn.
 CHOICES = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "freeze_layers")
 
@@ -126,6 +131,7 @@ def _choose_what_learns(flags: absl_flags.FlagValues, task: Any) -> None:
 def run(flags: absl_flags.FlagValues) -> None:
     """Runs the tool."""
     command.require(flags, "task", "model", "train", "output")
+    task_flags.check_labels(flags)
     import keras
 
     from keras_gpt.training import finetune, longest_row, make_strategy, score_task
@@ -136,8 +142,10 @@ def run(flags: absl_flags.FlagValues) -> None:
     keras.utils.set_random_seed(flags.seed)
     with strategy.scope():
         task = task_flags.new_task(flags, train)
-        length = flags.sequence_length or longest_row(task, train)
-        task.preprocessor.sequence_length = length
+        if flags.sequence_length is not None:
+            task.preprocessor.sequence_length = flags.sequence_length
+            task.check_rows()
+        length = flags.sequence_length or longest_row(task, train, held_out)
         _choose_what_learns(flags, task)
         print(
             f"{flags.task}: {train.num_examples} examples to train on, "
@@ -149,13 +157,14 @@ def run(flags: absl_flags.FlagValues) -> None:
             validation=(held_out.x, held_out.y),
             output_dir=flags.output,
             config=config,
+            sequence_length=length,
             identity={
                 "data": task_flags.fingerprints(flags),
-                "length": length,
-                "trained": {name: flags[name].value for name in CHOICES},
+                "flags": {name: flags[name].value for name in (*SAME, *CHOICES)},
             },
         )
-        scores = score_task(task, held_out, batch_size=flags.batch_size)
+        with task.rows_of(length):
+            scores = score_task(task, held_out, batch_size=flags.batch_size)
     report = {
         "task": flags.task,
         "examples": train.num_examples,
@@ -178,9 +187,9 @@ def _read(flags: absl_flags.FlagValues) -> tuple[Any, Any]:
     """Returns the examples to train on, and those that are held out."""
     from keras_gpt.training import split_examples
 
-    train = task_flags.read(flags, flags.train)
+    train = task_flags.read(flags, flags.train, flags.task)
     if flags.validation:
-        return train, task_flags.read(flags, flags.validation)
+        return train, task_flags.read(flags, flags.validation, flags.task)
     return split_examples(train, fraction=flags.validation_fraction, seed=flags.seed)
 
 

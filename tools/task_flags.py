@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import flags as absl_flags
 
-from keras_gpt.tools import inputs
+from keras_gpt.tools import command, inputs
 from keras_gpt.whole_files import write_whole
 
 # Of `keras_gpt.training.TASK_KINDS`, which would need TensorFlow.
@@ -35,6 +35,15 @@ COLUMNS: dict[str, tuple[str | None, str]] = {
     "answer_text": ("answer_text", "Column of the answer; empty for none"),
     "answer_start": ("answer_start", "Column of its first character, from 0"),
 }
+
+
+# All flags that tell what the examples of files are.
+EXAMPLE_FLAGS = (
+    *(f"{name}_column" for name in COLUMNS),
+    *("multi_label", "regression", "separator", "format", "quotes"),
+)
+# Tasks whose labels may be several a text, or numbers.
+LABELS_OF_TEXTS = ("text_classifier", "similarity")
 
 
 def define_task_flag(flags: absl_flags.FlagValues) -> None:
@@ -70,21 +79,54 @@ def define_column_flags(flags: absl_flags.FlagValues) -> None:
     )  # fmt: skip
 
 
-def read(flags: absl_flags.FlagValues, patterns: list[str], task: str = "") -> Any:
-    """Reads `TaskExamples` of the files that patterns match."""
+def check_labels(flags: absl_flags.FlagValues) -> None:
+    """Checks the flags that tell what labels are.
+
+    Raises:
+        UsageError: if they are not for the task, or not for each other.
+    """
+    if flags.multi_label and flags.regression:
+        raise command.UsageError(
+            "flags --multi_label and --regression cannot be given together."
+        )
+    for name in ("multi_label", "regression"):
+        if flags[name].value and flags.task not in LABELS_OF_TEXTS:
+            raise command.UsageError(
+                f"flag --{name} is for the tasks {' and '.join(LABELS_OF_TEXTS)} "
+                f"alone, got --task={flags.task}."
+            )
+
+
+def read(
+    flags: absl_flags.FlagValues,
+    patterns: list[str],
+    kind: str,
+    *,
+    problem: str | None = None,
+) -> Any:
+    """Reads `TaskExamples` of the files that patterns match.
+
+    Args:
+        flags: of the tool.
+        patterns: strings.
+        kind: string, one of `TASKS`.
+        problem: string. As `GPTTextClassifier.problem`. Defaults to None: as the flags
+            say.
+    """
     from keras_gpt.training import TASK_KINDS, ExampleColumns
 
+    is_many, is_number = problem == "multi_label", problem == "regression"
     names: dict[str, Any] = {n: flags[f"{n}_column"].value for n in COLUMNS}
     columns = ExampleColumns(
         **names,
-        multi_label=flags.multi_label,
-        regression=flags.regression,
+        multi_label=is_many if problem else flags.multi_label,
+        regression=is_number if problem else flags.regression,
         separator=flags.separator,
         format=flags.format,
         quotes=flags.quotes,
     )
     paths = [str(path) for path in inputs.text_paths(patterns)]
-    return TASK_KINDS[task or flags.task].read(paths, columns)
+    return TASK_KINDS[kind].read(paths, columns)
 
 
 def new_task(flags: absl_flags.FlagValues, train: Any) -> Any:

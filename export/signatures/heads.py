@@ -86,10 +86,7 @@ def _classifier(task: GPTTextClassifier, network: Network) -> _Parts:
     def classify(text: tf.Tensor, second_text: tf.Tensor) -> Outputs:
         second_text = spread(second_text, tf.size(text))
         (text, second_text), error = _checked(text, second_text)
-        single = task.preprocessor.rows(text, count=False)
-        pairs = task.preprocessor.rows(text, second_text, count=False)
-        is_single = (second_text == "")[:, None]
-        rows = {key: tf.where(is_single, single[key], pairs[key]) for key in single}
+        rows = task.preprocessor.rows(text, second_text, count=False)
         return {**_verdict(task, network(rows)), "error": error}
 
     def classify_single(text: tf.Tensor) -> Outputs:

@@ -7,9 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import keras
-
-from keras_gpt import models
+from keras_gpt import models, presets
 from keras_gpt.checkpoints.checkpoint import Checkpoint, LiveWeights
 from keras_gpt.checkpoints.files import read_json, whole_folder
 from keras_gpt.checkpoints.huggingface import write_huggingface
@@ -60,19 +58,11 @@ def open_source(source: str | os.PathLike[str]) -> Checkpoint | LiveWeights:
     folder = Path(found.location)
     # KerasHub would load it in the default precision.
     dtype = read_json(folder / "config.json")["config"]["dtype"]
-    return LiveWeights(_class_of(folder).from_preset(found.location, dtype=dtype))
-
-
-def _class_of(preset: Path) -> Any:
-    """Returns the class of what a preset of this library holds."""
-    task = preset / "task.json"
-    if task.exists():
-        name = read_json(task).get("registered_name")
-        cls = keras.saving.get_registered_object(name)
-        if cls is None:
-            raise ValueError(f"{task} must be of a task of keras_gpt, got {name!r}.")
-        return cls
-    return GPTCausalLM if (preset / "tokenizer.json").exists() else GPTBackbone
+    cls = presets.task_class(found.location)
+    if cls is None:
+        has_tokenizer = (folder / "tokenizer.json").exists()
+        cls = GPTCausalLM if has_tokenizer else GPTBackbone
+    return LiveWeights(cls.from_preset(found.location, dtype=dtype))
 
 
 def write_keras_gpt(source: Checkpoint | LiveWeights, path: Path) -> None:

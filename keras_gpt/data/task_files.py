@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from keras_gpt.data.table_rows import (
 )
 
 # What cells hold; of a list, what splits it in CSV and TSV.
-KINDS = ("text", "label", "integer", "labels", "choices", "words")
+KINDS = ("text", "label", "integer", "number", "labels", "choices", "words")
 SEPARATORS = {"labels": "|", "choices": "|", "words": " "}
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 
@@ -26,6 +27,7 @@ _NAMES = {
     "text": "Unicode text",
     "label": "a label (text, an integer or a truth value)",
     "integer": "an integer",
+    "number": "a finite number",
     "labels": "a list of labels, none empty,",
     "choices": "a list of texts, none empty,",
     "words": "a list of texts, none empty,",
@@ -40,6 +42,7 @@ class Column(NamedTuple):
         kind: string. What its cells hold. `"text"`: a string. `"label"`: a string;
             an integer or a truth value of JSONL and Parquet becomes the string that
             JSON writes, so that every format gives the same. `"integer"`: an int.
+            `"number"`: a finite float; strings that are one count, too.
             `"labels"`, `"choices"`, `"words"`: a list of labels or of texts.
         separator: string. Splits lists in CSV and TSV, exactly: spaces around it stay.
             Defaults to `"|"` for labels and choices, `" "` for words. An empty cell
@@ -162,6 +165,17 @@ def _value(cell: Any, column: Column, *, place: Place, splits: bool) -> Any:
     return value
 
 
+def _number(value: Any) -> float | None:
+    """Returns a finite float, of a number or of a string that is one."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
 def _parsed(cell: str, column: Column) -> Any:
     """Turns the string of a CSV cell into what JSON would hold."""
     if column.kind == "integer":
@@ -172,10 +186,12 @@ def _parsed(cell: str, column: Column) -> Any:
 
 
 def _scalar(value: Any, kind: str) -> Any:
-    """Returns a text, label or integer; None where the value is none."""
+    """Returns a text, label or number; None where the value is none."""
     if kind == "integer":
         is_integer = isinstance(value, int) and not isinstance(value, bool)
         return value if is_integer else None
+    if kind == "number":
+        return _number(value)
     if kind == "label" and isinstance(value, bool):
         return str(value).lower()
     if kind == "label" and isinstance(value, int):

@@ -24,6 +24,8 @@ class GPTCausalLMPreprocessor(
 ):
     """Tokenizes strings, ends them with the end token, and packs them.
 
+    What is too long is cut; `num_cut` counts.
+
     Args:
         tokenizer: `GPTTokenizer`.
         sequence_length: int. Length of the packed rows, in tokens. Defaults to
@@ -47,6 +49,7 @@ class GPTCausalLMPreprocessor(
             ends them. What is too long is cut at its beginning.
         y: without effect.
         sample_weight: floats (B,), or one: what each text counts for. Optional.
+        sequence_length: int. Another length of the rows. Optional.
 
     Returns:
         `(x, y, sample_weight)`: x a dict of `token_ids` int32 and `padding_mask`
@@ -84,6 +87,7 @@ class GPTCausalLMPreprocessor(
             **kwargs,
         )
         self.chat_template = ChatTemplate.of(chat_template)
+        self.begin_to_count()
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
@@ -108,17 +112,40 @@ class GPTCausalLMPreprocessor(
         return x, y, tf.cast(counts, tf.float32) * weights[..., None]
 
     def _rows(self, x: Any, sequence_length: int | None) -> tuple[Any, ...]:
+        length = sequence_length or self.sequence_length
         if not isinstance(x, dict):
-            return super().call(x, sequence_length=sequence_length)
+            return self._texts(x, length)
         if set(x) not in ({"prompts", "responses"}, {"role", "content"}):
             raise ValueError(
                 "x must be strings, or a dict of prompts and responses, or of role "
                 f"and content, got the keys {', '.join(map(str, x))}."
             )
-        length = sequence_length or self.sequence_length
         if "prompts" in x:
             return self._pairs(x["prompts"], x["responses"], length)
         return self._transcripts(x["role"], x["content"], length)
+
+    def _texts(self, given: Any, length: int) -> tuple[Any, ...]:
+        texts = as_texts(given)
+        if not texts.shape.rank:
+            rows = self._texts(texts[None], length)
+            return tf.nest.map_structure(lambda tensor: tensor[0], rows)
+        ids = self.tokenizer.tokenize(texts)
+        start, end = self._ends()
+        kept = tf.minimum(ids.row_lengths(), self._room(length))
+        self.count_cut(texts, kept < ids.row_lengths())
+        return _next_tokens(
+            [
+                (same_tokens(start, ids), False),
+                (first_tokens(ids, kept), True),
+                (same_tokens(end, ids), True),
+            ],
+            length,
+        )
+
+    def _room(self, length: int) -> int:
+        """Returns how many tokens of a text a row holds, the last one's target too."""
+        start, end = self._ends()
+        return length + 1 - len(start) - len(end)
 
     def _pairs(self, prompts: Any, responses: Any, length: int) -> tuple[Any, ...]:
         texts = (as_texts(prompts), as_texts(responses))
@@ -127,7 +154,9 @@ class GPTCausalLMPreprocessor(
             return tf.nest.map_structure(lambda tensor: tensor[0], rows)
         prompt, response = map(self.tokenizer.tokenize, texts)
         start, end = self._ends()
-        room = length + 1 - len(start) - len(end)  # and the last one's target
+        room = self._room(length)
+        is_cut = prompt.row_lengths() + response.row_lengths() > room
+        self.count_cut(tf.strings.join(texts, separator="\0"), is_cut)
         response = first_tokens(response, tf.minimum(response.row_lengths(), room))
         left = room - response.row_lengths()
         prompt = last_tokens(prompt, tf.minimum(prompt.row_lengths(), left))
@@ -154,7 +183,9 @@ class GPTCausalLMPreprocessor(
             self.tokenizer, role=role, content=content
         )
         start, end = self._ends()
-        kept = tf.minimum(ids.row_lengths(), length + 1 - len(start) - len(end))
+        kept = tf.minimum(ids.row_lengths(), self._room(length))
+        text = tf.strings.reduce_join(content, axis=1, separator="\0")
+        self.count_cut(text, kept < ids.row_lengths())
         return _next_tokens(
             [
                 (same_tokens(start, ids), False),

@@ -61,19 +61,22 @@ class LabelNames:
         """Returns float32 (B, L), 1 where a row has the label.
 
         Args:
-            y: labels by name (B, K), also ragged, or lists of them; "" for none.
-                Indicators are returned as they are.
+            y: labels by name (B, K), also ragged, or lists of them; "" for none; or
+                (B,), one a row. Indicators are returned as they are.
 
         Raises:
             ValueError: as `encoded`.
         """
+        if _are_empty(y):
+            return tf.zeros([len(y), len(self.names)])
         if not is_named(y):
             return y
         labels = _strings(y)
         if isinstance(labels, tf.RaggedTensor):
             labels = labels.to_tensor(NO_LABEL)
-        one_hot = tf.cast(self._equal(labels), tf.float32)
-        return tf.reduce_max(one_hot, axis=-2)
+        if labels.shape.rank == 1:
+            labels = labels[:, None]
+        return tf.cast(tf.reduce_any(self._equal(labels), axis=-2), tf.float32)
 
     def weights(self, given: Mapping[Any, float]) -> dict[int, float]:
         """Returns the weights of all labels by number.
@@ -204,6 +207,14 @@ def is_named(y: Any) -> bool:
     while isinstance(y, list | tuple | np.ndarray):
         y = next((item for item in y if not isinstance(item, list) or item), None)
     return isinstance(y, str | bytes)
+
+
+def _are_empty(y: Any) -> bool:
+    """Returns whether there are rows of labels, in lists, that all have none."""
+    rows = y if isinstance(y, list | tuple | np.ndarray) else ()
+    return len(rows) > 0 and all(
+        isinstance(row, list | tuple | np.ndarray) and len(row) == 0 for row in rows
+    )
 
 
 def _strings(y: Any) -> tf.Tensor | tf.RaggedTensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 import keras_nlp
+import tensorflow as tf
 
 from keras_gpt import presets
 
@@ -14,6 +15,24 @@ _Base: Any = keras_nlp.models.Preprocessor if TYPE_CHECKING else object
 
 class GPTPreprocessor(_Base):
     """What comes before KerasHub's class of a preprocessor."""
+
+    def begin_to_count(self) -> None:
+        """Makes the table of cut texts, for a constructor to call."""
+        # By hash, so that an epoch does not count what one before counted.
+        with tf.init_scope():
+            self._cut = tf.lookup.experimental.MutableHashTable(
+                key_dtype=tf.int64, value_dtype=tf.int64, default_value=0
+            )
+
+    @property
+    def num_cut(self) -> int:
+        """Number of distinct texts so far that were longer than `sequence_length`."""
+        return int(self._cut.size())
+
+    def count_cut(self, texts: tf.Tensor, is_cut: tf.Tensor) -> None:
+        """Counts those of texts, string (B,), that were cut, bool (B,)."""
+        keys = tf.boolean_mask(tf.strings.to_hash_bucket_fast(texts, 2**62), is_cut)
+        self._cut.insert(keys, keys)
 
     @classmethod
     def from_preset(cls, preset: Any, **kwargs: Any) -> Self:

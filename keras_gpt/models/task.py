@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 import keras
@@ -56,6 +57,10 @@ class GPTTask(TaskStep):
         found = presets.find(preset)
         kwargs = with_new_labels(kwargs)
         if found.checkpoint is None:
+            saved = presets.task_class(found.location)
+            if saved is not None and getattr(saved, "head_kind", None) != cls.head_kind:
+                # Of a class below this one, KerasHub would load that.
+                return cls(**cls._on_network_of(found.location, load_weights, kwargs))
             fields = {n: kwargs.pop(n) for n in presets.FIELDS if n in kwargs}
             if fields:
                 kwargs["backbone"] = cls.backbone_cls.from_preset(
@@ -78,6 +83,25 @@ class GPTTask(TaskStep):
             for name, value in head.weights.items():
                 getattr(task.head, name).assign(value)
         return task
+
+    @classmethod
+    def _on_network_of(
+        cls, location: str, load_weights: bool, kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Returns the constructor's arguments on the network of another task."""
+        kwargs = dict(kwargs)
+        of_network = {
+            name: kwargs.pop(name)
+            for name in presets.BACKBONE_ARGUMENTS
+            if name in kwargs
+        }
+        if "backbone" not in kwargs:
+            kwargs["backbone"] = cls.backbone_cls.from_preset(
+                location, load_weights, **of_network
+            )
+        if "preprocessor" not in kwargs:
+            kwargs["preprocessor"] = cls.preprocessor_cls.from_preset(location)
+        return kwargs
 
     def compile(
         self,
@@ -186,9 +210,10 @@ class GPTTask(TaskStep):
 
         Raises:
             DivergenceError: if the loss is not finite.
-            ValueError: if a label is none of the model's, or the task has no use for
-                `class_weight`; and as in Keras.
+            ValueError: if a label is none of the model's, the task has no use for
+                `class_weight`, or rows are longer than the context; and as in Keras.
         """
+        self.check_rows()
         if class_weight is not None:
             kwargs["class_weight"] = self.class_weights(class_weight)
         size = batch_size or BATCH_SIZE
@@ -229,6 +254,7 @@ class GPTTask(TaskStep):
             Dataset of (x, y, sample weight) without the dimension B, what is absent
             left out. To train on it, the task must have no preprocessor.
         """
+        self.check_rows()
         given = as_tensors((x, self.encoded_labels(y), None))
         batches = self.training_examples(*given).batch(TOKENIZED_AT_A_TIME)
         return batches.map(self.preprocess_samples, tf.data.AUTOTUNE).unbatch()
@@ -242,6 +268,7 @@ class GPTTask(TaskStep):
         **kwargs: Any,
     ) -> Any:
         """Measures loss and metrics, as `keras.Model.evaluate`; errors as in `fit`."""
+        self.check_rows()
         if kwargs.get("_use_cached_eval_dataset"):  # of `fit`, which has prepared it
             return super().evaluate(x, y, batch_size, sample_weight, **kwargs)
         if is_in_memory(x):
@@ -253,6 +280,7 @@ class GPTTask(TaskStep):
 
     def predict(self, x: Any, batch_size: int | None = None, **kwargs: Any) -> Any:
         """Returns the outputs, as `keras.Model.predict`."""
+        self.check_rows()
         if is_in_memory(x):
             x, batch_size = self._in_order(x, batch_size=batch_size), None
         kwargs = _with_callbacks(kwargs, [CutTexts(self.preprocessor)])
@@ -269,6 +297,30 @@ class GPTTask(TaskStep):
         """Returns batches of data in memory."""
         given = as_tensors((x, self.encoded_labels(y), sample_weight))
         return self.training_examples(*given).batch(batch_size or BATCH_SIZE)
+
+    def check_rows(self) -> None:
+        """Checks that the preprocessor's rows are no longer than the context.
+
+        Raises:
+            ValueError: if they are.
+        """
+        length = getattr(self.preprocessor, "sequence_length", None)
+        context = self.backbone.config.max_sequence_length
+        if length is not None and length > context:
+            raise ValueError(
+                f"sequence_length must be at most the model's context, {context}, got "
+                f"{length}."
+            )
+
+    @contextlib.contextmanager
+    def rows_of(self, length: int) -> Iterator[None]:
+        """Within it, rows have another length: `preprocessor.sequence_length`."""
+        before = self.preprocessor.sequence_length
+        self.preprocessor.sequence_length = length
+        try:
+            yield
+        finally:
+            self.preprocessor.sequence_length = before
 
     def save_task_weights(self, filepath: Any) -> None:
         """Writes the weights beside the backbone's, without the optimizer's state."""

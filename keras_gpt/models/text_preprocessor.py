@@ -67,11 +67,7 @@ class GPTTextPreprocessor(GPTPreprocessor, keras_nlp.models.Preprocessor):
         self.truncate = truncate
         self.add_start_token = add_start_token
         self.add_end_token = add_end_token
-        # Cut texts by hash, so that an epoch does not count what one before counted.
-        with tf.init_scope():
-            self._cut = tf.lookup.experimental.MutableHashTable(
-                key_dtype=tf.int64, value_dtype=tf.int64, default_value=0
-            )
+        self.begin_to_count()
 
     @classmethod
     def _arguments_of(cls, checkpoint: Any) -> dict[str, Any]:
@@ -95,11 +91,6 @@ class GPTTextPreprocessor(GPTPreprocessor, keras_nlp.models.Preprocessor):
         return self.tokenizer.end_token_id is not None and (
             self.sequence_length is None or self.sequence_length > MOST_SPECIAL
         )
-
-    @property
-    def num_cut(self) -> int:
-        """Number of distinct rows so far that were longer than `sequence_length`."""
-        return int(self._cut.size())
 
     def build(self, input_shape: Any) -> None:
         """Has nothing to create."""
@@ -147,11 +138,6 @@ class GPTTextPreprocessor(GPTPreprocessor, keras_nlp.models.Preprocessor):
             self.count_cut(tf.strings.join(texts, separator="\0"), packed.is_cut)
         return packed
 
-    def count_cut(self, texts: tf.Tensor, is_cut: tf.Tensor) -> None:
-        """Counts those of texts, string (B,), that were cut, bool (B,)."""
-        keys = tf.boolean_mask(tf.strings.to_hash_bucket_fast(texts, 2**62), is_cut)
-        self._cut.insert(keys, keys)
-
     def _checked_length(self, num_texts: int) -> int:
         """Returns the length of the rows, which must hold a token of each text."""
         length = self.sequence_length
@@ -196,7 +182,8 @@ class GPTTextClassifierPreprocessor(
     """What `GPTTextClassifier` does to its inputs; arguments: `GPTTextPreprocessor`'s.
 
     Call arguments:
-        x: strings (B,), or one string; or a tuple of two for pairs of texts.
+        x: strings (B,), or one string; or a tuple of two for pairs of texts, of which
+            one with an empty second text is a text alone.
         y: labels, as they are. Optional.
         sample_weight: weights, as they are. Optional.
 
@@ -215,5 +202,21 @@ class GPTTextClassifierPreprocessor(
 
     def rows(self, *texts: tf.Tensor, count: bool = True) -> dict[str, tf.Tensor]:
         """Returns the inputs of the model, of strings (B,); `count` as in `pack`."""
-        packed = self.pack(*texts, count=count)
-        return {"token_ids": packed.token_ids, "padding_mask": packed.padding_mask}
+
+        def rows_of(*texts: tf.Tensor, count: bool = False) -> dict[str, tf.Tensor]:
+            packed = self.pack(*texts, count=count)
+            return {"token_ids": packed.token_ids, "padding_mask": packed.padding_mask}
+
+        rows = rows_of(*texts, count=count)
+        if len(texts) == 1:
+            return rows
+        is_single = texts[1] == ""
+
+        def with_single() -> dict[str, tf.Tensor]:
+            single = rows_of(texts[0])
+            return {
+                name: tf.where(is_single[:, None], single[name], rows[name])
+                for name in rows
+            }
+
+        return tf.cond(tf.reduce_any(is_single), with_single, lambda: rows)

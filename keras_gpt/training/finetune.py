@@ -118,6 +118,7 @@ def finetune(
     validation: tuple[Any, Any] | None = None,
     output_dir: str,
     config: FinetuneConfig,
+    sequence_length: int | None = None,
     identity: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] = print,
 ) -> FinetuneResult:
@@ -137,6 +138,8 @@ def finetune(
         validation: likewise. Optional.
         output_dir: string. New, or of the same run.
         config: `FinetuneConfig`.
+        sequence_length: int. Length of the rows to train on, in tokens. Defaults to
+            `preprocessor.sequence_length`, which is what the preset gets.
         identity: what else makes two runs the same, such as their data. Optional.
         progress: function of one line of text. Defaults to `print`.
 
@@ -145,10 +148,18 @@ def finetune(
             is not finite (`DivergenceError`).
         OSError: if something cannot be written.
     """
-    named = {"task": type(task).__name__, "config": dataclasses.asdict(config)}
+    length = sequence_length or task.preprocessor.sequence_length
+    with task.rows_of(length):  # before there is a directory: bad examples leave none
+        rows = _rows(task, train)
+        held_out = validation and _rows(task, validation)
+    named = {
+        "task": type(task).__name__,
+        "config": dataclasses.asdict(config),
+        "length": length,
+    }
     directory = RunDirectory(output_dir, identity={**named, **(identity or {})})
     with directory:
-        run = _Run(task, train, validation, directory, config, progress)
+        run = _Run(task, rows, held_out, directory, config, progress)
         result = run.train()
         task.save_to_preset(directory.model)
         if task.backbone.adapters.active is not None:
@@ -162,16 +173,15 @@ class _Run:
     def __init__(
         self,
         task: Any,
-        train: tuple[Any, Any],
-        validation: tuple[Any, Any] | None,
+        rows: tf.data.Dataset,
+        held_out: tf.data.Dataset | None,
         directory: RunDirectory,
         config: FinetuneConfig,
         progress: Callable[[str], None],
     ) -> None:
         self._task, self._config, self._progress = task, config, progress
         self._directory = directory
-        self._rows = _rows(task, train)
-        self._held_out = validation and _rows(task, validation)
+        self._rows, self._held_out = rows, held_out
         _compile(task, len(self._rows), config)
         self._checkpoints = CheckpointManager(
             directory.checkpoints,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +18,8 @@ from keras_gpt.data import (
     read_squad,
     read_table,
 )
+from keras_gpt.data import files as data_files
+from keras_gpt.models.fit_checks import CutTexts, plain_errors
 
 
 class TaskExamples(NamedTuple):
@@ -61,6 +61,9 @@ class ExampleColumns:
             space between words.
         format: string. As in `keras_gpt.data.read_table`. Defaults to `"auto"`.
         quotes: bool. As there. Defaults to None: in CSV, not in TSV.
+
+    Raises:
+        ValueError: if labels are to be many and numbers.
     """
 
     text: str = "text"
@@ -79,6 +82,10 @@ class ExampleColumns:
     separator: str = ""
     format: str = "auto"
     quotes: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.multi_label and self.regression:
+            raise ValueError("multi_label must be False for a regression, got True.")
 
 
 class TaskKind(NamedTuple):
@@ -122,23 +129,15 @@ def _similarity(paths: Sequence[str], where: ExampleColumns) -> TaskExamples:
 def _label_column(where: ExampleColumns) -> Column:
     if where.multi_label:
         return Column(where.label, "labels", where.separator)
-    return Column(where.label, "label")
+    return Column(where.label, "number" if where.regression else "label")
 
 
 def _labelled(x: Any, table: TaskTable, where: ExampleColumns) -> TaskExamples:
     labels = table.columns["label"]
     if where.regression:
-        return TaskExamples(x, list(map(_number, labels, table.places)))
+        return TaskExamples(x, labels)
     each = [name for row in labels for name in row] if where.multi_label else labels
     return TaskExamples(x, labels, sorted(set(each)))
-
-
-def _number(label: str, place: Any) -> float:
-    try:
-        return float(label)
-    except ValueError as error:
-        message = f"{place}: a label must be a number, got {label!r}."
-        raise ValueError(message) from error
 
 
 def _multiple_choice(paths: Sequence[str], where: ExampleColumns) -> TaskExamples:
@@ -182,16 +181,28 @@ def _token_classifier(paths: Sequence[str], where: ExampleColumns) -> TaskExampl
 
 
 def _question_answering(paths: Sequence[str], where: ExampleColumns) -> TaskExamples:
-    questions: list[QuestionExample] = []
-    for path in paths:
-        if where.format == "auto" and ".json" in path and ".jsonl" not in path:
-            questions += read_squad(path)
-            continue
+    are_squad = [where.format == "auto" and _is_json(path) for path in paths]
+    read = [
+        read_squad(path) for path, squad in zip(paths, are_squad, strict=True) if squad
+    ]
+    tables = [path for path, squad in zip(paths, are_squad, strict=True) if not squad]
+    if tables:
         names = ("question", "context", "answer_text", "answer_start")
         columns = {name: getattr(where, name) for name in names}
-        questions += read_questions(
-            path, columns=columns, format=where.format, quotes=where.quotes
+        read.append(
+            read_questions(
+                tables, columns=columns, format=where.format, quotes=where.quotes
+            )
         )
+    questions = [question for part in read for question in part]
+    seen: set[str] = set()
+    for question in questions:
+        if question.id in seen:
+            raise ValueError(
+                f"{', '.join(map(repr, paths))} must have each question's id once, got "
+                f"{question.id!r} twice."
+            )
+        seen.add(question.id)
     answers = [question.answers[:1] for question in questions]
     return TaskExamples(
         {
@@ -204,6 +215,12 @@ def _question_answering(paths: Sequence[str], where: ExampleColumns) -> TaskExam
         },
         questions=questions,
     )
+
+
+def _is_json(path: str) -> bool:
+    """Returns whether a file, compressed or not, is JSON by its name."""
+    name = path.lower()
+    return name.removesuffix(data_files.compression(path)).endswith(".json")
 
 
 def _causal_lm(paths: Sequence[str], where: ExampleColumns) -> TaskExamples:
@@ -257,13 +274,10 @@ def find_kind(preset: str) -> str:
     if found.checkpoint is not None:
         head = found.checkpoint.head
         return "causal_lm" if head is None else head.kind
-    path = os.path.join(found.location, "task.json")
-    if os.path.exists(path):
-        with open(path, encoding="utf-8") as file:
-            name = json.load(file)["registered_name"].rpartition(">")[2]
-        for kind, one in TASK_KINDS.items():
-            if one.task_class.__name__ == name:
-                return kind
+    saved = presets.task_class(found.location)
+    for kind, one in TASK_KINDS.items():
+        if one.task_class is saved:
+            return kind
     raise ValueError(f"{preset} must hold a task of keras_gpt, got a network alone.")
 
 
@@ -308,22 +322,32 @@ def _taken(examples: TaskExamples, rows: list[int]) -> TaskExamples:
     )
 
 
-def longest_row(task: Any, examples: TaskExamples, *, multiple: int = 16) -> int:
+def longest_row(task: Any, *examples: TaskExamples, multiple: int = 16) -> int:
     """Returns the length of rows that holds all examples, in tokens.
 
     Args:
-        task: `GPTTask` with a preprocessor; its context is the most.
-        examples: `TaskExamples` of its kind.
+        task: `GPTTask` with a preprocessor, whose rows are the most, as is the
+            context. A warning tells how many texts were longer.
+        *examples: `TaskExamples` of its kind.
         multiple: int. What the length is rounded up to. Defaults to 16.
+
+    Raises:
+        ValueError: if an example is bad.
     """
-    before = task.preprocessor.sequence_length
     context = task.backbone.config.max_sequence_length
-    task.preprocessor.sequence_length = context
-    used = task.tokenized(examples.x, examples.y).map(
-        lambda x, *_: tf.reduce_max(
-            tf.reduce_sum(tf.cast(x["padding_mask"], tf.int32), axis=-1)
-        )
-    )
-    longest = int(used.reduce(1, tf.maximum))
-    task.preprocessor.sequence_length = before
-    return min(-(-longest // multiple) * multiple, context)
+    most = min(task.preprocessor.sequence_length, context)
+    cut_texts = CutTexts(task.preprocessor)
+    longest = 1
+    with task.rows_of(most):
+        for part in examples:
+            used = task.tokenized(part.x, part.y).map(_num_tokens)
+            with plain_errors():
+                longest = int(used.reduce(longest, tf.maximum))
+        cut_texts.warn()
+    return min(-(-longest // multiple) * multiple, most)
+
+
+def _num_tokens(x: dict[str, tf.Tensor], *_: Any) -> tf.Tensor:
+    """Returns int32, the tokens of a row, or of the longest of several."""
+    used = tf.reduce_sum(tf.cast(x["padding_mask"], tf.int32), axis=-1)
+    return tf.reduce_max(used)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_gpt import metrics, models
+from keras_gpt.models.text_classifier import LIKELY
 from keras_gpt.training.task_data import TaskExamples
 
 
@@ -42,8 +43,9 @@ def score_task(
         many labels a text exact accuracy, micro and macro F1; of regressions root mean
         squared error and Pearson's and Spearman's correlation; of choosers accuracy;
         of words as of texts, and precision, recall and F1 of entities where labels
-        spell them (`keras_gpt.metrics.entities`); of readers exact match and F1 in
-        percent, as SQuAD's; of language models perplexity per token that counts.
+        spell them (`keras_gpt.metrics.entities`), over the words that were not cut,
+        and how many were, if any; of readers exact match and F1 in percent, as
+        SQuAD's; of language models perplexity per token that counts.
 
     Raises:
         ValueError: if a label is none of the task's, or the task is of another kind.
@@ -70,7 +72,7 @@ def _classifier(task: Any, examples: TaskExamples, batch_size: int) -> TaskScore
         )
     ]
     if task.multi_label:
-        chosen = np.asarray(task.encoded_labels(found.labels)).reshape(targets.shape)
+        chosen = found.probabilities > LIKELY
         scores = _of_many(targets.astype(int), chosen.astype(int))
         return TaskScores(scores, predictions)
     chosen = found.probabilities.argmax(axis=-1)
@@ -163,6 +165,12 @@ def _tokens(task: Any, examples: TaskExamples, batch_size: int) -> TaskScores:
     numbers = {name: number for number, name in enumerate(task.label_names)}
     task.encoded_labels(examples.y)  # which refuses those that it does not know
     pairs = [[numbers[a], numbers[b]] for row in rows for a, b in row]
+    num_cut = sum(map(len, examples.x)) - len(pairs)
+    if not pairs:
+        raise ValueError(
+            "examples must have words that are in the model's rows of "
+            f"{task.preprocessor.sequence_length} tokens, got {num_cut} that were cut."
+        )
     labels, chosen = np.array(pairs).T
     count = len(numbers)
     confusion = metrics.confusion_matrix(labels, predictions=chosen, num_classes=count)
@@ -173,6 +181,8 @@ def _tokens(task: Any, examples: TaskExamples, batch_size: int) -> TaskScores:
             predictions=[[tag for _, tag in row] for row in rows],
         )
         scores |= {f"entity_{k}": x for k, x in of_entities._asdict().items()}
+    if num_cut:
+        scores["cut_words"] = num_cut
     return TaskScores(scores, predictions, confusion)
 
 

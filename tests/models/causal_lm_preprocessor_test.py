@@ -3,6 +3,7 @@
 import random
 import string
 
+import keras_nlp
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -71,9 +72,32 @@ def test_prompts_and_responses_are_cut_and_counted(tokenizer, adds_start, adds_e
             columns(rows), zip(*expected, strict=True), strict=True
         ):
             np.testing.assert_array_equal(found, wanted)
+        room = length + 1 - adds_start - adds_end
+        lengths = [len(a) + len(b) for a, b in zip(*ids, strict=True)]
+        assert preprocessor.num_cut == sum(count > room for count in lengths)
         one = preprocessor({"prompts": prompts[0], "responses": responses[0]})
         for found, wanted in zip(columns(one), expected[0], strict=True):
             np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("adds_start", [False, True])
+@pytest.mark.parametrize("adds_end", [False, True])
+def test_texts_are_cut_as_kerashub_cuts_them(tokenizer, adds_start, adds_end):
+    for length in (1, 2, 5, 20):
+        kwargs = {"add_start_token": adds_start, "add_end_token": adds_end}
+        preprocessor = GPTCausalLMPreprocessor(tokenizer, length, **kwargs)
+        found = preprocessor(WORDS)
+        expected = keras_nlp.models.CausalLMPreprocessor.call(preprocessor, WORDS)
+        for a, b in zip(columns(found), columns(expected), strict=True):
+            np.testing.assert_array_equal(a, b)
+        room = length + 1 - adds_start - adds_end
+        lengths = tokenizer.tokenize(WORDS).row_lengths().numpy()
+        assert preprocessor.num_cut == (lengths > room).sum()
+        preprocessor(WORDS)
+        assert preprocessor.num_cut == (lengths > room).sum()  # each once
+        one = preprocessor(WORDS[0])
+        for a, b in zip(columns(one), columns(found), strict=True):
+            np.testing.assert_array_equal(a, b[0])
 
 
 def spelled(tokenizer, ids):

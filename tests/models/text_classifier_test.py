@@ -9,7 +9,12 @@ import tensorflow as tf
 
 from keras_gpt import GPTBackbone
 from keras_gpt.losses import DivergenceError
-from keras_gpt.models import GPTTextClassifier, GPTTextClassifierPreprocessor
+from keras_gpt.models import (
+    GPTSimilarity,
+    GPTSimilarityPreprocessor,
+    GPTTextClassifier,
+    GPTTextClassifierPreprocessor,
+)
 
 TEXTS = ["good king", "a bad lord", "", "bad"]
 LABELS = ["yes", "no", "yes", "no"]
@@ -208,3 +213,51 @@ def test_new_labels_go_over_a_preset(tokenizer, tmp_path):
     for old, kept in zip(task.backbone.weights, new.backbone.weights, strict=True):
         np.testing.assert_array_equal(old, kept)
     assert GPTTextClassifier.from_preset(preset).label_names == ["no", "yes"]
+
+
+def test_rows_without_labels(tokenizer):
+    task = make(tokenizer, label_names=["a", "b"], multi_label=True)
+    none = np.zeros((2, 2))
+    ragged = tf.ragged.constant([[], []], tf.string, ragged_rank=1)
+    for y in ([[], []], np.array([[], []], object), ragged, [["", ""], [""]]):
+        np.testing.assert_array_equal(task.encoded_labels(y), none)
+    one_each = task.encoded_labels(["b", "a"])
+    np.testing.assert_array_equal(one_each, [[0, 1], [1, 0]])
+    assert np.isfinite(task.evaluate(TEXTS[:2], [[], []], verbose=0)).all()
+
+
+def test_an_empty_second_text_is_none(tokenizer):
+    preprocessor = GPTTextClassifierPreprocessor(tokenizer, 12)
+    first, second = tf.constant(["a king", "a king"]), tf.constant(["", "dead"])
+    pairs = preprocessor.rows(first, second)
+    alone = preprocessor(["a king"])
+    for name, value in alone.items():
+        np.testing.assert_array_equal(pairs[name][:1], value)
+    assert pairs["padding_mask"][1].numpy().sum() > alone["padding_mask"].numpy().sum()
+
+
+def test_rows_that_are_longer_than_the_context_are_refused(tokenizer):
+    task = make(tokenizer)
+    task.preprocessor.sequence_length = 99
+    rule = "sequence_length must be at most the model's context, 64, got 99"
+    for use in (
+        lambda: task.fit(TEXTS, LABELS),
+        lambda: task.evaluate(TEXTS, LABELS),
+        lambda: task.predict(TEXTS),
+        lambda: task.fit(as_dataset(TEXTS, LABELS, size=2)),
+    ):
+        with pytest.raises(ValueError, match=rule):
+            use()
+
+
+def test_a_model_on_that_of_another_task(tokenizer, tmp_path):
+    backbone = make(tokenizer).backbone
+    pairs = GPTSimilarity(backbone, 2, GPTSimilarityPreprocessor(tokenizer))
+    pairs.save_to_preset(str(tmp_path / "preset"))
+    task = GPTTextClassifier.from_preset(
+        tmp_path / "preset", label_names=["no", "yes"], dropout=0.3
+    )
+    assert type(task) is GPTTextClassifier and task.backbone.config.dropout == 0.3
+    assert task.predict(["the king"], verbose=0).shape == (1, 2)
+    for a, b in zip(task.backbone.weights, backbone.weights, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())

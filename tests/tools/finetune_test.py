@@ -65,6 +65,12 @@ def test_from_a_table_of_labels_to_a_served_classifier(
     assert (output / "confusion.png").read_bytes()[:4] == b"\x89PNG"
     again = evaluated(output / "model", labelled, tmp_path / "scores")
     assert again == report["held_out_metrics"]
+    # Rows were short for the time of training; the model is for longer texts, too.
+    saved = json.loads((output / "model" / "preprocessor.json").read_text())
+    assert saved["config"]["sequence_length"] == 64  # the context
+    changed = [*flags, "--label_column=text"]
+    assert finetune(preset, "text_classifier", labelled, output, *changed) == 2
+    assert "flags.label_column is 'label'" in capsys.readouterr().err
     lines = (tmp_path / "scores" / "predictions.jsonl").read_text().splitlines()
     assert [json.loads(line)["label"] for line in lines[:2]] == ["good", "good"]
 
@@ -156,6 +162,13 @@ def test_bad_input_is_one_line(preset, labelled, tmp_path, capsys):
     )
     error(capsys, run("question_answering", pair), "'c'")
     error(capsys, run("text_classifier", labelled, "--epochs=0"), "epochs must be")
+    code = run("text_classifier", labelled, "--sequence_length=99")
+    error(capsys, code, "sequence_length must be at most the model's context, 64, got")
+    code = run("token_classifier", labelled, "--multi_label")
+    error(capsys, code, "flag --multi_label is for the tasks text_classifier and")
+    code = run("text_classifier", labelled, "--multi_label", "--regression")
+    error(capsys, code, "cannot be given together")
+    assert not output.exists()
     code = run("text_classifier", labelled, "--lora_rank=2", "--lora_targets=query")
     error(capsys, code, "target_layer_names must be of")
     assert cli.main(["finetune", "--task=text_classifier"]) == 1
