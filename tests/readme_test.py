@@ -98,7 +98,7 @@ def run_in_own_processes(words):
         for index in range(count)
     ]
     for process in processes:
-        assert process.wait(timeout=200) == 0, words
+        assert process.wait(timeout=600) == 0, words
 
 
 CONTEXT = "In 1850 the king of Rome was Ada , who is dead ."

@@ -106,7 +106,7 @@ def _start(devices):
 
 
 def _results(process):
-    output, errors = process.communicate(timeout=240)
+    output, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors[-3000:]
     lines = [line for line in output.splitlines() if line.startswith("RESULT")]
     found = [json.loads(line.removeprefix("RESULT")) for line in lines]

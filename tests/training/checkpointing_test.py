@@ -144,7 +144,7 @@ def test_a_real_failed_write(tmp_path):
         [sys.executable, "-c", textwrap.dedent(LIMITED), str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert result.returncode == 0, result.stderr[-2000:]
     assert "Cannot write the checkpoint of step 2" in result.stdout

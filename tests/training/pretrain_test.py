@@ -195,7 +195,7 @@ def _run_until_killed(corpus, output, step):
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert result.returncode == -signal.SIGKILL, result.stderr[-2000:]
 

@@ -102,7 +102,7 @@ def _start(corpus, output, *flags, place="none:0", environ=None):
 
 
 def _finish(process, code=0):
-    output, errors = process.communicate(timeout=240)
+    output, errors = process.communicate(timeout=600)
     assert process.returncode == code, output[-1000:] + errors[-3000:]
     return output
 
@@ -136,7 +136,7 @@ def test_killed_again_and_again_at_random_moments(corpus, unbroken, tmp_path):
     kills = 0
     for place in ["write", "time", "rename"] * 2:
         process = _start(corpus, output, place=f"{place}:{rng.randrange(10**6)}")
-        process.communicate(timeout=120)
+        process.communicate(timeout=600)
         assert process.returncode in (0, -signal.SIGKILL)
         if process.returncode == 0:
             break

@@ -87,7 +87,7 @@ def _start(runs):
 
 
 def _results(process):
-    output, errors = process.communicate(timeout=240)
+    output, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors[-3000:]
     lines = [line for line in output.splitlines() if line.startswith("RESULT")]
     return [json.loads(line.removeprefix("RESULT")) for line in lines]

@@ -14,7 +14,7 @@ from keras_gpt.export import export_saved_model
 from keras_gpt.tools.examples.small import ask, small_preset, split
 
 PRESET = None  # or a directory, or a name such as "gpt2"
-LENGTH = 56  # tokens of a row, which holds a whole conversation
+LENGTH = 64  # tokens of a row, which holds a whole conversation
 EPOCHS = 12
 LEARNING_RATE = 2e-3  # for a network that begins at random; 5e-5 for a trained one
 
