@@ -175,7 +175,7 @@ def _tokens(task: GPTTokenClassifier, network: Network) -> _Parts:
 def _reader(task: GPTQuestionAnswering, network: Network) -> _Parts:
     def answer(question: tf.Tensor, context: tf.Tensor) -> Outputs:
         (question, context), error = _checked(question, context)
-        windows = task.preprocessor.windows(question, context)
+        windows = task.preprocessor.windows(question, context, count=False)
         logits = network(
             {"token_ids": windows.token_ids, "padding_mask": windows.padding_mask}
         )

@@ -16,6 +16,7 @@ from keras_gpt.losses import mean_cross_entropy
 from keras_gpt.models.backbone import GPTBackbone
 from keras_gpt.models.causal_lm_preprocessor import GPTCausalLMPreprocessor
 from keras_gpt.models.decoder_cache import SameObjects
+from keras_gpt.models.fit_data import as_tensors, num_rows
 from keras_gpt.models.generation_inputs import (
     conversations,
     message_table,
@@ -101,6 +102,13 @@ class GPTCausalLM(GPTTask, keras_nlp.models.CausalLM):
         """
         super().compile(optimizer=optimizer, loss=loss, sampler=sampler, **kwargs)
         self.sampler_options = options_of_sampler(self.sampler)
+
+    def training_examples(self, x: Any, y: Any, sample_weight: Any) -> tf.data.Dataset:
+        """Returns single examples; texts have no targets of their own."""
+        if y is None and sample_weight is not None and self.preprocessor is not None:
+            # Keras leaves weights out where there are no targets.
+            y = tf.zeros([num_rows(as_tensors(x))])
+        return super().training_examples(x, y, sample_weight)
 
     def _default_loss(self) -> keras.losses.Loss:
         return mean_cross_entropy()

@@ -108,7 +108,7 @@ class GPTCausalLMPreprocessor(
         if sample_weight is None:
             return rows
         x, y, counts = rows
-        weights = tf.convert_to_tensor(sample_weight, tf.float32)
+        weights = tf.cast(sample_weight, tf.float32)
         return x, y, tf.cast(counts, tf.float32) * weights[..., None]
 
     def _rows(self, x: Any, sequence_length: int | None) -> tuple[Any, ...]:

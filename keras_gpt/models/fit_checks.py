@@ -14,7 +14,12 @@ import tensorflow as tf
 
 from keras_gpt.losses import DivergenceError
 
-_ASSERTION = re.compile(r"assertion failed: \[(.*?), got\] \[(.*?)\]", re.DOTALL)
+_ASSERTION = re.compile(
+    r"assertion failed: \[(.*?), got\] \[(.*?)\](?=\s*(?:\[\[|$))", re.DOTALL
+)
+# What Keras and AutoGraph put around the message of an error in a preprocessor.
+_OF_KERAS = re.compile(r"\x1b\[1m(.*?)\x1b\[0m", re.DOTALL)
+_OF_AUTOGRAPH = re.compile(r"\n    (?:Value|Type)Error: (.*?)\n*$", re.DOTALL)
 
 
 class FiniteLoss(keras.callbacks.Callback):
@@ -64,9 +69,10 @@ class CutTexts(keras.callbacks.Callback):
         count = getattr(self._preprocessor, "num_cut", 0)
         if count > self._before:
             self._before = count
+            name = self._preprocessor.cut_by
             warnings.warn(
-                f"{count} texts were longer than sequence_length = "
-                f"{self._preprocessor.sequence_length} tokens and were cut.",
+                f"{count} texts were longer than {name} = "
+                f"{getattr(self._preprocessor, name)} tokens and were cut.",
                 stacklevel=2,
             )
 
@@ -76,6 +82,11 @@ def plain_errors() -> Iterator[None]:
     """Makes what a check of the data raised in `tf.data` a `ValueError` of one line."""
     try:
         yield
+    except (ValueError, TypeError) as error:
+        for around in (_OF_KERAS, _OF_AUTOGRAPH):
+            if (found := around.search(str(error))) is not None:
+                raise ValueError(found[1]) from error
+        raise
     except tf.errors.InvalidArgumentError as error:
         found = _ASSERTION.search(str(error))
         if found is None:

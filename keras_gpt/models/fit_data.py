@@ -14,7 +14,14 @@ def is_in_memory(x: Any) -> bool:
     """Returns whether data are in lists, arrays or tensors, or dicts of them."""
     if isinstance(x, Mapping):
         return all(map(is_in_memory, x.values()))
-    return isinstance(x, list | tuple | np.ndarray | tf.Tensor | tf.RaggedTensor)
+    if isinstance(x, list | tuple | tf.Tensor | tf.RaggedTensor):
+        return True
+    return is_array(x)
+
+
+def is_array(x: Any) -> bool:
+    """Returns whether something is, or turns into, an array: a column of pandas."""
+    return hasattr(x, "__array__") and hasattr(x, "__len__")
 
 
 def examples(x: Any, y: Any = None, sample_weight: Any = None) -> tf.data.Dataset:
@@ -27,8 +34,11 @@ def examples(x: Any, y: Any = None, sample_weight: Any = None) -> tf.data.Datase
         sample_weight: likewise. Optional.
 
     Raises:
-        ValueError: if the numbers of rows differ, or are 0.
+        ValueError: if the numbers of rows differ, or are 0, or there are weights
+            without y, which Keras would leave out.
     """
+    if y is None and sample_weight is not None:
+        raise ValueError("y must be given with sample_weight, got None.")
     given = keras.utils.pack_x_y_sample_weight(
         *(as_tensors(part) for part in (x, y, sample_weight))
     )
@@ -76,16 +86,26 @@ def num_rows(given: Any) -> int:
 
 
 def as_tensors(given: Any) -> Any:
-    """Returns lists as tensors, ragged where rows differ, in tuples and dicts, too."""
+    """Returns lists as tensors, ragged where rows differ, in tuples and dicts, too.
+
+    Raises:
+        ValueError: if a value is missing.
+    """
     if given is None or isinstance(given, tf.Tensor | tf.RaggedTensor):
         return given
     if isinstance(given, Mapping):
         return {name: as_tensors(part) for name, part in given.items()}
-    if isinstance(given, tuple):
+    if isinstance(given, tuple) and not all(map(np.isscalar, given)):
         return tuple(map(as_tensors, given))
-    if isinstance(given, np.ndarray) and given.dtype != object:
-        return tf.convert_to_tensor(given)
-    given = given.tolist() if isinstance(given, np.ndarray) else given
+    if is_array(given):
+        given = np.asarray(given)
+        if given.dtype != object:
+            return tf.convert_to_tensor(given)
+        given = given.tolist()
+    is_text = any(isinstance(row, str | bytes) for row in given)
+    for number, row in enumerate(given):
+        if row is None or (is_text and isinstance(row, float)):
+            raise ValueError(f"values must not be missing, got {row} in row {number}.")
     if any(isinstance(row, list | tuple | np.ndarray) for row in given):
         given = [list(row) for row in given]
         if len({len(row) for row in given}) > 1:

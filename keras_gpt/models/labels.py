@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_gpt.models.fit_data import as_tensors
+from keras_gpt.models.fit_data import as_tensors, is_array
 
 SHOWN = 10  # names in a message
 NO_LABEL = ""  # of a place that has none
@@ -50,6 +50,7 @@ class LabelNames:
             ValueError: if one is none of the names or numbers; inside a graph,
                 `tf.errors.InvalidArgumentError`.
         """
+        y = _as_array(y)
         if not is_named(y):
             return self._checked(y)
         labels = _strings(y)
@@ -62,15 +63,16 @@ class LabelNames:
 
         Args:
             y: labels by name (B, K), also ragged, or lists of them; "" for none; or
-                (B,), one a row. Indicators are returned as they are.
+                (B,), one a row. Indicators, numbers (B, L) in [0, 1], stay as they are.
 
         Raises:
             ValueError: as `encoded`.
         """
+        y = _as_array(y)
         if _are_empty(y):
             return tf.zeros([len(y), len(self.names)])
         if not is_named(y):
-            return y
+            return self._checked_indicators(y)
         labels = _strings(y)
         if isinstance(labels, tf.RaggedTensor):
             labels = labels.to_tensor(NO_LABEL)
@@ -92,6 +94,10 @@ class LabelNames:
         weights: dict[int, float] = {}
         for label, weight in given.items():
             number = self.names.index(label) if label in self.names else label
+            if not isinstance(weight, numbers.Real):
+                raise ValueError(
+                    f"class_weight must have numbers as values, got {weight!r}."
+                )
             is_number = isinstance(number, numbers.Integral)
             if not is_number or not 0 <= number < len(self.names):
                 raise ValueError(
@@ -117,6 +123,19 @@ class LabelNames:
         more = ", ..." if len(self.names) > SHOWN else ""
         return f"the {len(self.names)} labels of the model ({names}{more})"
 
+    def _checked_indicators(self, y: Any) -> Any:
+        """Returns indicators as they are, after a check of their form."""
+        if y is None:
+            return None
+        labels = as_tensors(y)
+        rule = "y must be lists of labels by name, or numbers in [0, 1] of the shape "
+        rule += f"(B, {len(self.names)})"
+        is_ragged = isinstance(labels, tf.RaggedTensor)
+        if is_ragged or not labels.shape.is_compatible_with([None, len(self.names)]):
+            raise ValueError(f"{rule}, got the shape {labels.shape}.")
+        is_known = (labels >= 0) & (labels <= 1)
+        return _where_right(labels, labels, is_known, rule)
+
     def _numbers(self, labels: tf.Tensor) -> tf.Tensor:
         return tf.argmax(self._equal(labels), axis=-1, output_type=tf.int32)
 
@@ -130,13 +149,15 @@ class LabelNames:
 
     def _checked(self, y: Any) -> Any:
         """Returns labels as they are; their numbers must be those of names."""
-        if y is None or isinstance(y, dict | tuple):
+        if y is None or isinstance(y, dict):
             return y
         labels = as_tensors(y)
         flat = labels.flat_values if isinstance(labels, tf.RaggedTensor) else labels
-        if not flat.dtype.is_integer:
+        if not (flat.dtype.is_integer or flat.dtype.is_floating):
             return y
         is_known = (flat >= 0) & (flat < len(self.names))
+        if flat.dtype.is_floating:  # as of a column that has had gaps
+            is_known &= flat == tf.round(flat)
         rule = f"y must be in [0, {len(self.names)}), the numbers of labels"
         flat = _where_right(flat, flat, is_known, rule)
         if isinstance(labels, tf.RaggedTensor):
@@ -152,7 +173,7 @@ def _where_right(
     if tf.executing_eagerly():
         if len(wrong):
             shown = wrong[0].numpy()
-            shown = shown.decode() if isinstance(shown, bytes) else int(shown)
+            shown = shown.decode() if isinstance(shown, bytes) else shown.item()
             raise ValueError(f"{rule}, got {shown!r}.")
         return value
     check = tf.debugging.Assert(tf.reduce_all(is_right), [f"{rule}, got", wrong[:1]])
@@ -209,6 +230,12 @@ def is_named(y: Any) -> bool:
     return isinstance(y, str | bytes)
 
 
+def _as_array(y: Any) -> Any:
+    """Returns a column of a table as an array; all else as it is."""
+    is_column = is_array(y) and not isinstance(y, tf.Tensor | tf.RaggedTensor)
+    return np.asarray(y) if is_column else y
+
+
 def _are_empty(y: Any) -> bool:
     """Returns whether there are rows of labels, in lists, that all have none."""
     rows = y if isinstance(y, list | tuple | np.ndarray) else ()
@@ -218,6 +245,7 @@ def _are_empty(y: Any) -> bool:
 
 
 def _strings(y: Any) -> tf.Tensor | tf.RaggedTensor:
-    if isinstance(y, tf.Tensor | tf.RaggedTensor):
-        return y
-    return tf.ragged.constant(y.tolist() if isinstance(y, np.ndarray) else y)
+    labels = as_tensors(y)
+    if labels.dtype != tf.string:
+        raise ValueError(f"y must be labels by name, all of them, got {y!r}.")
+    return labels

@@ -41,12 +41,14 @@ class AdapterFile(NamedTuple):
         base_shapes: shape of each kernel that the adapter changes, by its path.
         matrices: float32 arrays by the path of their variable.
         head: float32 arrays by the path of the task's weight.
+        label_names: list of strings, in the order of the head; None for none.
     """
 
     settings: LoraSettings
     base_shapes: Shapes
     matrices: dict[str, np.ndarray]
     head: dict[str, np.ndarray]
+    label_names: list[str] | None
 
 
 def save_adapter(
@@ -83,6 +85,7 @@ def save_adapter(
         "target_layer_names": settings.target_layer_names,
         "base_shapes": _base_shapes(backbone, settings),
         "head": list(head),
+        "label_names": getattr(model, "label_names", None),
     }
     tensors = {
         path: np.ascontiguousarray(value.numpy(), np.float32)
@@ -124,6 +127,12 @@ def load_adapter(
     stored = file.head if model is not backbone else {}
     expected = {key: tuple(head[key].shape) for key in stored if key in head}
     _check_shapes(path, "weight", found=_shapes(stored), expected=expected)
+    names = getattr(model, "label_names", None)
+    if stored and None not in (names, file.label_names) and names != file.label_names:
+        raise ValueError(
+            f"{path}: label_names must be {names}, those of the model, got "
+            f"{file.label_names}."
+        )
     adapter = add_adapter(model, file.settings, name=name)
     for layer, change in adapter.changes.items():
         for part, variable in zip(FACTORS, change.variables, strict=True):
@@ -167,6 +176,7 @@ def read_adapter(path: str | os.PathLike[str]) -> AdapterFile:
         base_shapes,
         matrices={key: tensors[key] for key in expected},
         head={key: tensors[key] for key in head},
+        label_names=json.loads(metadata.get("label_names", "null")),
     )
 
 

@@ -68,6 +68,8 @@ class GPTMultipleChoicePreprocessor(GPTTextPreprocessor):
         else:
             rows = self.rows(contexts[None], choices[None])
             rows = {name: tensor[0] for name, tensor in rows.items()}
+        if y is not None:
+            y = _checked_choice(y, choices)
         return keras.utils.pack_x_y_sample_weight(rows, y, sample_weight)
 
     def rows(
@@ -150,6 +152,12 @@ class GPTMultipleChoice(GPTTask, keras_nlp.models.Task):
     def _default_metrics(self) -> dict[str, Any]:
         return {"metrics": [keras.metrics.SparseCategoricalAccuracy()]}
 
+    def training_examples(self, x: Any, y: Any, sample_weight: Any) -> tf.data.Dataset:
+        """Returns single examples, all with as many choices, "" where one has fewer."""
+        if isinstance(x, tuple) and len(x) == 2:
+            x = (x[0], as_choices(x[1]))
+        return super().training_examples(x, y, sample_weight)
+
     def choose(
         self, contexts: Any, choices: Sequence[Any], batch_size: int = 32
     ) -> Choices:
@@ -169,6 +177,22 @@ class GPTMultipleChoice(GPTTask, keras_nlp.models.Task):
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {**super().get_config(), "head_dropout": self.head_dropout}
+
+
+def _checked_choice(y: Any, choices: tf.Tensor) -> tf.Tensor:
+    """Returns the numbers of right choices, after a check that they are there."""
+    y = tf.convert_to_tensor(y)
+    number = tf.cast(y, tf.int32)
+    fits = (number >= 0) & (number < tf.shape(choices)[-1])
+    chosen = tf.gather(
+        choices, tf.where(fits, number, 0), axis=-1, batch_dims=choices.shape.rank - 1
+    )
+    is_right = fits & (chosen != "") & (tf.cast(number, y.dtype) == y)
+    wrong = tf.boolean_mask(tf.reshape(y, [-1]), tf.reshape(~is_right, [-1]))[:1]
+    rule = "y must be the number of a choice of its row, got"
+    check = tf.debugging.Assert(tf.reduce_all(is_right), [rule, wrong])
+    with tf.control_dependencies([check]):
+        return tf.identity(y)
 
 
 def as_choices(given: Any) -> tf.Tensor:

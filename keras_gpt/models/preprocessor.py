@@ -16,6 +16,8 @@ _Base: Any = keras_nlp.models.Preprocessor if TYPE_CHECKING else object
 class GPTPreprocessor(_Base):
     """What comes before KerasHub's class of a preprocessor."""
 
+    cut_by = "sequence_length"  # the attribute that says how long texts may be
+
     def begin_to_count(self) -> None:
         """Makes the table of cut texts, for a constructor to call."""
         # By hash, so that an epoch does not count what one before counted.
@@ -26,7 +28,7 @@ class GPTPreprocessor(_Base):
 
     @property
     def num_cut(self) -> int:
-        """Number of distinct texts so far that were longer than `sequence_length`."""
+        """Number of distinct texts so far that were cut."""
         return int(self._cut.size())
 
     def count_cut(self, texts: tf.Tensor, is_cut: tf.Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import keras
@@ -12,7 +13,7 @@ import tensorflow as tf
 from keras_gpt.layers.dropout import Dropout
 from keras_gpt.losses import mean_cross_entropy
 from keras_gpt.models.backbone import GPTBackbone
-from keras_gpt.models.fit_checks import plain_errors
+from keras_gpt.models.fit_checks import CutTexts, plain_errors
 from keras_gpt.models.fit_data import examples
 from keras_gpt.models.parts import linear_head
 from keras_gpt.models.question_windows import (
@@ -85,6 +86,8 @@ class GPTQuestionAnsweringPreprocessor(GPTTextPreprocessor):
             place.
     """
 
+    cut_by = "question_length"  # contexts are read whole
+
     def __init__(
         self,
         tokenizer: GPTTokenizer,
@@ -119,6 +122,7 @@ class GPTQuestionAnsweringPreprocessor(GPTTextPreprocessor):
         _check_keys(y, ("answer_start", "answer_text"), "y")
         start = tf.cast(y["answer_start"], tf.int32)
         text = as_texts(y["answer_text"])
+        start = tf.where(text == "", 0, start)  # there is none
         end = start + tf.strings.length(text, unit="UTF8_CHAR")
         with tf.control_dependencies([_check_answers(context, start, text)]):
             first, last = answer_tokens(windows, start=start, end=end)
@@ -128,8 +132,17 @@ class GPTQuestionAnsweringPreprocessor(GPTTextPreprocessor):
             rows, {"start": first, "end": last}, sample_weight
         )
 
-    def windows(self, question: tf.Tensor, context: tf.Tensor) -> Windows:
-        """Returns the windows of questions and contexts, strings (B,)."""
+    def windows(
+        self, question: tf.Tensor, context: tf.Tensor, *, count: bool = True
+    ) -> Windows:
+        """Returns the windows of questions and contexts, strings (B,).
+
+        Args:
+            question: what to answer.
+            context: what to answer it from.
+            count: bool. Whether questions that are cut are counted, which needs a
+                table. Defaults to True.
+        """
         end_id = self.tokenizer.end_token_id
         if end_id is None:
             raise ValueError("tokenizer must have an end token, got none.")
@@ -137,13 +150,17 @@ class GPTQuestionAnsweringPreprocessor(GPTTextPreprocessor):
         if self._characters is None:
             with tf.init_scope():
                 self._characters = CharacterCounts(self.tokenizer)
+        question_length = min(self.question_length, (length - 2) // 2)
+        asked = self.tokenizer.tokenize(question)
+        if count:
+            self.count_cut(question, asked.row_lengths() > question_length)
         return make_windows(
-            self.tokenizer.tokenize(question),
+            asked,
             self.tokenizer.tokenize(context),
             characters=self._characters,
             sequence_length=length,
             stride=self.stride,
-            question_length=min(self.question_length, (length - 2) // 2),
+            question_length=question_length,
             end_id=end_id,
         )
 
@@ -241,11 +258,12 @@ class GPTQuestionAnswering(GPTTask, keras_nlp.models.Task):
 
     def training_examples(self, x: Any, y: Any, sample_weight: Any) -> tf.data.Dataset:
         """Returns the windows of questions, one after the other."""
-        if "token_ids" in x:
+        if isinstance(x, Mapping) and "token_ids" in x:
             return super().training_examples(x, y, sample_weight)
         questions = examples(x, y, sample_weight).batch(QUESTIONS_AT_A_TIME)
-        windows = questions.map(self.preprocess_samples, tf.data.AUTOTUNE).unbatch()
-        with plain_errors():  # Keras wants to know how many there are
+        with plain_errors():
+            windows = questions.map(self.preprocess_samples, tf.data.AUTOTUNE).unbatch()
+            # Keras wants to know how many there are.
             count = windows.reduce(np.int64(0), lambda count, *_: count + 1)
         return windows.apply(tf.data.experimental.assert_cardinality(count))
 
@@ -253,7 +271,7 @@ class GPTQuestionAnswering(GPTTask, keras_nlp.models.Task):
         self, x: Any, y: Any = None, sample_weight: Any = None
     ) -> Any:
         """Makes windows of questions and contexts; windows are left as they are."""
-        if "token_ids" in x:
+        if isinstance(x, Mapping) and "token_ids" in x:
             return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
         return super().preprocess_samples(x, y, sample_weight)
 
@@ -274,6 +292,12 @@ class GPTQuestionAnswering(GPTTask, keras_nlp.models.Task):
         if self.preprocessor is None:
             raise ValueError("preprocessor must be set to answer, got None.")
         texts = (as_texts(question), as_texts(context))
+        if texts[0].shape != texts[1].shape:
+            raise ValueError(
+                "question and context must be a text each, or as many, got the shapes "
+                f"{texts[0].shape} and {texts[1].shape}."
+            )
+        cut_questions = CutTexts(self.preprocessor)
         is_one = not texts[0].shape.rank
         if is_one:
             texts = (texts[0][None], texts[1][None])
@@ -289,6 +313,7 @@ class GPTQuestionAnswering(GPTTask, keras_nlp.models.Task):
             logits = self.predict(rows, batch_size=batch_size, verbose=0)
             spans = self.spans(logits, windows, num_questions=tf.size(part[0]))
             answers += _answers(part[1], spans)
+        cut_questions.warn()
         return answers[0] if is_one else answers
 
     def spans(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import numbers
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
@@ -135,8 +136,11 @@ class GPTTask(TaskStep):
         Raises:
             ValueError: if an argument is out of its range.
         """
-        if isinstance(accumulate, bool) or not accumulate >= 1:
-            raise ValueError(f"accumulate must be at least 1, got {accumulate}.")
+        is_count = isinstance(accumulate, numbers.Integral)
+        if isinstance(accumulate, bool) or not is_count or accumulate < 1:
+            raise ValueError(
+                f"accumulate must be an integer of at least 1, got {accumulate!r}."
+            )
         if not auxiliary_lm_weight >= 0.0:
             raise ValueError(
                 f"auxiliary_lm_weight must be at least 0, got {auxiliary_lm_weight}."
@@ -215,10 +219,16 @@ class GPTTask(TaskStep):
         """
         self.check_rows()
         if class_weight is not None:
+            if not isinstance(class_weight, Mapping):
+                raise ValueError(
+                    "class_weight must be a dict of labels to numbers, got "
+                    f"{class_weight!r}."
+                )
             kwargs["class_weight"] = self.class_weights(class_weight)
+        checks = [FiniteLoss(), CutTexts(self.preprocessor)]  # before texts are counted
         size = batch_size or BATCH_SIZE
         if is_in_memory(x):
-            train = as_tensors((x, self.encoded_labels(y), sample_weight))
+            train = self._given(x, y, sample_weight)
             if validation_split:
                 train, validation_data = _split(train, validation_split)
             order = self.training_examples(*train)
@@ -227,7 +237,6 @@ class GPTTask(TaskStep):
             x, y, sample_weight, batch_size = order.batch(size), None, None, None
         if isinstance(validation_data, tuple) and is_in_memory(validation_data[0]):
             validation_data = self._in_order(*validation_data, batch_size=size)
-        checks = [FiniteLoss(), CutTexts(self.preprocessor)]
         with plain_errors():
             return super().fit(
                 untuned(x),
@@ -255,9 +264,10 @@ class GPTTask(TaskStep):
             left out. To train on it, the task must have no preprocessor.
         """
         self.check_rows()
-        given = as_tensors((x, self.encoded_labels(y), None))
+        given = self._given(x, y, None)
         batches = self.training_examples(*given).batch(TOKENIZED_AT_A_TIME)
-        return batches.map(self.preprocess_samples, tf.data.AUTOTUNE).unbatch()
+        with plain_errors():
+            return batches.map(self.preprocess_samples, tf.data.AUTOTUNE).unbatch()
 
     def evaluate(
         self,
@@ -271,20 +281,21 @@ class GPTTask(TaskStep):
         self.check_rows()
         if kwargs.get("_use_cached_eval_dataset"):  # of `fit`, which has prepared it
             return super().evaluate(x, y, batch_size, sample_weight, **kwargs)
+        kwargs = _with_callbacks(kwargs, [CutTexts(self.preprocessor)])
         if is_in_memory(x):
             x = self._in_order(x, y, sample_weight, batch_size=batch_size)
             y = sample_weight = batch_size = None
-        kwargs = _with_callbacks(kwargs, [CutTexts(self.preprocessor)])
         with plain_errors():
             return super().evaluate(untuned(x), y, batch_size, sample_weight, **kwargs)
 
     def predict(self, x: Any, batch_size: int | None = None, **kwargs: Any) -> Any:
         """Returns the outputs, as `keras.Model.predict`."""
         self.check_rows()
+        kwargs = _with_callbacks(kwargs, [CutTexts(self.preprocessor)])
         if is_in_memory(x):
             x, batch_size = self._in_order(x, batch_size=batch_size), None
-        kwargs = _with_callbacks(kwargs, [CutTexts(self.preprocessor)])
-        return super().predict(untuned(x), batch_size, **kwargs)
+        with plain_errors():
+            return super().predict(untuned(x), batch_size, **kwargs)
 
     def _in_order(
         self,
@@ -295,8 +306,15 @@ class GPTTask(TaskStep):
         batch_size: int | None = None,
     ) -> tf.data.Dataset:
         """Returns batches of data in memory."""
-        given = as_tensors((x, self.encoded_labels(y), sample_weight))
+        given = self._given(x, y, sample_weight)
         return self.training_examples(*given).batch(batch_size or BATCH_SIZE)
+
+    def _given(self, x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
+        """Returns data in memory as tensors."""
+        x, y, weights = as_tensors((x, self.encoded_labels(y), sample_weight))
+        if isinstance(weights, tf.Tensor) and weights.shape[1:] == [1]:
+            weights = weights[:, 0]  # as of a table of one column
+        return x, y, weights
 
     def check_rows(self) -> None:
         """Checks that the preprocessor's rows are no longer than the context.

@@ -163,8 +163,15 @@ class GPTTextPreprocessor(GPTPreprocessor, keras_nlp.models.Preprocessor):
 
 
 def as_texts(given: Any) -> tf.Tensor:
-    """Returns strings as a tensor."""
-    return tf.convert_to_tensor(given, tf.string)
+    """Returns strings (B,), or one, as a tensor.
+
+    Raises:
+        ValueError: if they are of another form.
+    """
+    texts = tf.convert_to_tensor(given, tf.string)
+    if texts.shape.rank is not None and texts.shape.rank > 1:
+        raise ValueError(f"texts must be strings (B,), got the shape {texts.shape}.")
+    return texts
 
 
 def unpadded_batch(function: Any, *texts: tf.Tensor) -> dict[str, tf.Tensor]:

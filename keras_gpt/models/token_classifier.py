@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import keras
 import keras_nlp
-import numpy as np
 import tensorflow as tf
 
 from keras_gpt.layers.dropout import Dropout
@@ -194,6 +193,8 @@ class GPTTokenClassifier(GPTTask, keras_nlp.models.Task):
             room for.
         """
         dense = as_words(words)
+        if not dense.shape[1]:
+            return [[] for _ in words]
         places = self.preprocessor.rows(dense, count=False).places.numpy()
         logits = self.predict(dense, batch_size=batch_size, verbose=0)
         best = logits.argmax(axis=-1)
@@ -217,9 +218,16 @@ class GPTTokenClassifier(GPTTask, keras_nlp.models.Task):
 
 def _dense_labels(y: Any, x: Any, words: tf.Tensor) -> tf.Tensor:
     """Returns labels (B, W), after a check that there is one for each of the words."""
-    if not isinstance(y, tf.RaggedTensor):
-        return y
     width = tf.shape(words, tf.int64)[1]
+    rule = "y must have a label for each word, got"
+    if not isinstance(y, tf.RaggedTensor):
+        y = tf.convert_to_tensor(y)
+        own = tf.shape(y, tf.int64)[1]
+        texts = map(tf.strings.as_string, (own, width))
+        found = tf.strings.join(list(texts), separator=" for ")
+        check = tf.debugging.Assert(own >= width, [rule, found])
+        with tf.control_dependencies([check]):
+            return y[:, :width]
     if isinstance(x, tf.RaggedTensor):
         least = most = x.row_lengths()
     else:
@@ -229,7 +237,6 @@ def _dense_labels(y: Any, x: Any, words: tf.Tensor) -> tf.Tensor:
     texts = map(tf.strings.as_string, (counts, least))
     found = tf.strings.join(list(texts), separator=" for ")
     wrong = tf.boolean_mask(found, ~is_right)[:1]
-    rule = "y must have a label for each word, got"
     check = tf.debugging.Assert(tf.reduce_all(is_right), [rule, wrong])
     with tf.control_dependencies([check]):
         dense = y.to_tensor(0)
@@ -238,11 +245,20 @@ def _dense_labels(y: Any, x: Any, words: tf.Tensor) -> tf.Tensor:
 
 
 def as_words(given: Any) -> tf.Tensor:
-    """Returns words as strings (B, W), "" where a text has fewer."""
-    if isinstance(given, tf.Tensor):
-        return given
-    if not isinstance(given, tf.RaggedTensor):
-        if not isinstance(given, np.ndarray):
-            given = [list(row) for row in given]
-        given = tf.ragged.constant(given, tf.string, ragged_rank=1)
-    return given.to_tensor("")
+    """Returns words as strings (B, W), "" where a text has fewer.
+
+    Raises:
+        ValueError: if they are not lists of words.
+    """
+    rule = "words must be lists of words, one for each text, got"
+    if isinstance(given, str | bytes):
+        raise ValueError(f"{rule} {given!r}.")
+    if not isinstance(given, tf.Tensor | tf.RaggedTensor):
+        for row in given:
+            if isinstance(row, str | bytes):
+                raise ValueError(f"{rule} {row!r}.")
+        rows = [list(row) for row in given]
+        given = tf.ragged.constant(rows, tf.string, ragged_rank=1)
+    if given.shape.rank != 2:
+        raise ValueError(f"{rule} the shape {given.shape}.")
+    return given.to_tensor("") if isinstance(given, tf.RaggedTensor) else given
