@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -113,22 +114,27 @@ class GPTCausalLMPreprocessor(
 
     def _rows(self, x: Any, sequence_length: int | None) -> tuple[Any, ...]:
         length = sequence_length or self.sequence_length
+        pack: Callable[..., tuple[Any, ...]] = self._texts
+        rank = 1
         if not isinstance(x, dict):
-            return self._texts(x, length)
-        if set(x) not in ({"prompts", "responses"}, {"role", "content"}):
+            given = [as_texts(x)]
+        elif set(x) == {"prompts", "responses"}:
+            given = [as_texts(x["prompts"]), as_texts(x["responses"])]
+            pack = self._pairs
+        elif set(x) == {"role", "content"}:
+            given = [_dense_strings(x["role"]), _dense_strings(x["content"])]
+            pack, rank = self._transcripts, 2
+        else:
             raise ValueError(
                 "x must be strings, or a dict of prompts and responses, or of role "
                 f"and content, got the keys {', '.join(map(str, x))}."
             )
-        if "prompts" in x:
-            return self._pairs(x["prompts"], x["responses"], length)
-        return self._transcripts(x["role"], x["content"], length)
+        if given[0].shape.rank == rank:
+            return pack(*given, length=length)
+        rows = pack(*(part[None] for part in given), length=length)  # of one example
+        return tf.nest.map_structure(lambda tensor: tensor[0], rows)
 
-    def _texts(self, given: Any, length: int) -> tuple[Any, ...]:
-        texts = as_texts(given)
-        if not texts.shape.rank:
-            rows = self._texts(texts[None], length)
-            return tf.nest.map_structure(lambda tensor: tensor[0], rows)
+    def _texts(self, texts: tf.Tensor, *, length: int) -> tuple[Any, ...]:
         ids = self.tokenizer.tokenize(texts)
         start, end = self._ends()
         kept = tf.minimum(ids.row_lengths(), self._room(length))
@@ -147,16 +153,15 @@ class GPTCausalLMPreprocessor(
         start, end = self._ends()
         return length + 1 - len(start) - len(end)
 
-    def _pairs(self, prompts: Any, responses: Any, length: int) -> tuple[Any, ...]:
-        texts = (as_texts(prompts), as_texts(responses))
-        if not texts[0].shape.rank:
-            rows = self._pairs(texts[0][None], texts[1][None], length)
-            return tf.nest.map_structure(lambda tensor: tensor[0], rows)
-        prompt, response = map(self.tokenizer.tokenize, texts)
+    def _pairs(
+        self, prompts: tf.Tensor, responses: tf.Tensor, *, length: int
+    ) -> tuple[Any, ...]:
+        prompt, response = map(self.tokenizer.tokenize, (prompts, responses))
         start, end = self._ends()
         room = self._room(length)
         is_cut = prompt.row_lengths() + response.row_lengths() > room
-        self.count_cut(tf.strings.join(texts, separator="\0"), is_cut)
+        pairs = tf.strings.join((prompts, responses), separator="\0")
+        self.count_cut(pairs, is_cut)
         response = first_tokens(response, tf.minimum(response.row_lengths(), room))
         left = room - response.row_lengths()
         prompt = last_tokens(prompt, tf.minimum(prompt.row_lengths(), left))
@@ -170,15 +175,13 @@ class GPTCausalLMPreprocessor(
             length,
         )
 
-    def _transcripts(self, role: Any, content: Any, length: int) -> tuple[Any, ...]:
+    def _transcripts(
+        self, role: tf.Tensor, content: tf.Tensor, *, length: int
+    ) -> tuple[Any, ...]:
         if self.chat_template is None:
             raise ValueError(
                 "chat_template must be set to train on conversations, got None."
             )
-        role, content = (_dense_strings(value) for value in (role, content))
-        if role.shape.rank == 1:
-            rows = self._transcripts(role[None], content[None], length)
-            return tf.nest.map_structure(lambda tensor: tensor[0], rows)
         ids, is_answer = self.chat_template.transcript(
             self.tokenizer, role=role, content=content
         )

@@ -85,8 +85,12 @@ def num_rows(given: Any) -> int:
     return counts.pop()
 
 
-def as_tensors(given: Any) -> Any:
+def as_tensors(given: Any, name: str = "x") -> Any:
     """Returns lists as tensors, ragged where rows differ, in tuples and dicts, too.
+
+    Args:
+        given: lists, arrays or tensors; a tuple of scalars counts as a list. Or None.
+        name: string. What they are called in a message. Defaults to `"x"`.
 
     Raises:
         ValueError: if a value is missing.
@@ -94,9 +98,9 @@ def as_tensors(given: Any) -> Any:
     if given is None or isinstance(given, tf.Tensor | tf.RaggedTensor):
         return given
     if isinstance(given, Mapping):
-        return {name: as_tensors(part) for name, part in given.items()}
+        return {key: as_tensors(part, name) for key, part in given.items()}
     if isinstance(given, tuple) and not all(map(np.isscalar, given)):
-        return tuple(map(as_tensors, given))
+        return tuple(as_tensors(part, name) for part in given)
     if is_array(given):
         given = np.asarray(given)
         if given.dtype != object:
@@ -105,7 +109,9 @@ def as_tensors(given: Any) -> Any:
     is_text = any(isinstance(row, str | bytes) for row in given)
     for number, row in enumerate(given):
         if row is None or (is_text and isinstance(row, float)):
-            raise ValueError(f"values must not be missing, got {row} in row {number}.")
+            raise ValueError(
+                f"{name} must have no missing value, got {row} in row {number}."
+            )
     if any(isinstance(row, list | tuple | np.ndarray) for row in given):
         given = [list(row) for row in given]
         if len({len(row) for row in given}) > 1:

@@ -7,10 +7,9 @@ import numbers
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
-from keras_gpt.models.fit_data import as_tensors, is_array
+from keras_gpt.models.fit_data import as_tensors
 
 SHOWN = 10  # names in a message
 NO_LABEL = ""  # of a place that has none
@@ -50,13 +49,15 @@ class LabelNames:
             ValueError: if one is none of the names or numbers; inside a graph,
                 `tf.errors.InvalidArgumentError`.
         """
-        y = _as_array(y)
-        if not is_named(y):
-            return self._checked(y)
-        labels = _strings(y)
+        if y is None or isinstance(y, Mapping):
+            return y
+        labels = as_tensors(y, "y")
+        flat = labels.flat_values if isinstance(labels, tf.RaggedTensor) else labels
+        is_text = flat.dtype == tf.string
+        flat = self._numbers(flat) if is_text else self._checked(flat)
         if isinstance(labels, tf.RaggedTensor):
-            return labels.with_flat_values(self._numbers(labels.flat_values))
-        return self._numbers(labels)
+            return labels.with_flat_values(flat)
+        return flat
 
     def indicators(self, y: Any) -> Any:
         """Returns float32 (B, L), 1 where a row has the label.
@@ -68,12 +69,11 @@ class LabelNames:
         Raises:
             ValueError: as `encoded`.
         """
-        y = _as_array(y)
-        if _are_empty(y):
-            return tf.zeros([len(y), len(self.names)])
-        if not is_named(y):
-            return self._checked_indicators(y)
-        labels = _strings(y)
+        if y is None:
+            return None
+        labels = as_tensors(y, "y")
+        if labels.dtype != tf.string:
+            return self._checked_indicators(labels)
         if isinstance(labels, tf.RaggedTensor):
             labels = labels.to_tensor(NO_LABEL)
         if labels.shape.rank == 1:
@@ -91,13 +91,13 @@ class LabelNames:
             ValueError: if one is none of the labels, is there twice or has no such
                 weight.
         """
+        if not isinstance(given, Mapping):
+            raise ValueError(
+                f"class_weight must be a dict of labels to numbers, got {given!r}."
+            )
         weights: dict[int, float] = {}
         for label, weight in given.items():
             number = self.names.index(label) if label in self.names else label
-            if not isinstance(weight, numbers.Real):
-                raise ValueError(
-                    f"class_weight must have numbers as values, got {weight!r}."
-                )
             is_number = isinstance(number, numbers.Integral)
             if not is_number or not 0 <= number < len(self.names):
                 raise ValueError(
@@ -109,10 +109,10 @@ class LabelNames:
                     f"class_weight must have each label once, got {label!r} twice, by "
                     "name and by number."
                 )
-            if not 0.0 <= weight < math.inf:
+            if not isinstance(weight, numbers.Real) or not 0.0 <= weight < math.inf:
                 raise ValueError(
-                    f"class_weight must be finite and at least 0, got {weight} for "
-                    f"{label!r}."
+                    "class_weight must have finite numbers of at least 0 as values, "
+                    f"got {weight!r} for {label!r}."
                 )
             weights[int(number)] = float(weight)
         return {number: weights.get(number, 1.0) for number in range(len(self.names))}
@@ -123,11 +123,10 @@ class LabelNames:
         more = ", ..." if len(self.names) > SHOWN else ""
         return f"the {len(self.names)} labels of the model ({names}{more})"
 
-    def _checked_indicators(self, y: Any) -> Any:
+    def _checked_indicators(self, labels: Any) -> tf.Tensor:
         """Returns indicators as they are, after a check of their form."""
-        if y is None:
-            return None
-        labels = as_tensors(y)
+        if labels.shape[1:] == [0]:  # no row of the lists has any label
+            return tf.zeros([tf.shape(labels)[0], len(self.names)])
         rule = "y must be lists of labels by name, or numbers in [0, 1] of the shape "
         rule += f"(B, {len(self.names)})"
         is_ragged = isinstance(labels, tf.RaggedTensor)
@@ -147,22 +146,13 @@ class LabelNames:
             is_known |= labels == NO_LABEL
         return _where_right(equal, labels, is_known, f"y must be of {self._told()}")
 
-    def _checked(self, y: Any) -> Any:
-        """Returns labels as they are; their numbers must be those of names."""
-        if y is None or isinstance(y, dict):
-            return y
-        labels = as_tensors(y)
-        flat = labels.flat_values if isinstance(labels, tf.RaggedTensor) else labels
-        if not (flat.dtype.is_integer or flat.dtype.is_floating):
-            return y
-        is_known = (flat >= 0) & (flat < len(self.names))
-        if flat.dtype.is_floating:  # as of a column that has had gaps
-            is_known &= flat == tf.round(flat)
+    def _checked(self, labels: tf.Tensor) -> tf.Tensor:
+        """Returns labels as they are; they must be the numbers of names."""
+        is_known = (labels >= 0) & (labels < len(self.names))
+        if labels.dtype.is_floating:  # as of a column that has had gaps
+            is_known &= labels == tf.round(labels)
         rule = f"y must be in [0, {len(self.names)}), the numbers of labels"
-        flat = _where_right(flat, flat, is_known, rule)
-        if isinstance(labels, tf.RaggedTensor):
-            return labels.with_flat_values(flat)
-        return flat
+        return _where_right(labels, labels, is_known, rule)
 
 
 def _where_right(
@@ -221,31 +211,4 @@ def with_new_labels(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 def is_named(y: Any) -> bool:
     """Returns whether labels are given by name."""
-    if isinstance(y, tf.Tensor | tf.RaggedTensor):
-        return y.dtype == tf.string
-    if isinstance(y, np.ndarray) and y.dtype != object:
-        return y.dtype.kind in "US"
-    while isinstance(y, list | tuple | np.ndarray):
-        y = next((item for item in y if not isinstance(item, list) or item), None)
-    return isinstance(y, str | bytes)
-
-
-def _as_array(y: Any) -> Any:
-    """Returns a column of a table as an array; all else as it is."""
-    is_column = is_array(y) and not isinstance(y, tf.Tensor | tf.RaggedTensor)
-    return np.asarray(y) if is_column else y
-
-
-def _are_empty(y: Any) -> bool:
-    """Returns whether there are rows of labels, in lists, that all have none."""
-    rows = y if isinstance(y, list | tuple | np.ndarray) else ()
-    return len(rows) > 0 and all(
-        isinstance(row, list | tuple | np.ndarray) and len(row) == 0 for row in rows
-    )
-
-
-def _strings(y: Any) -> tf.Tensor | tf.RaggedTensor:
-    labels = as_tensors(y)
-    if labels.dtype != tf.string:
-        raise ValueError(f"y must be labels by name, all of them, got {y!r}.")
-    return labels
+    return y is not None and as_tensors(y).dtype == tf.string

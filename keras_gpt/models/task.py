@@ -219,11 +219,6 @@ class GPTTask(TaskStep):
         """
         self.check_rows()
         if class_weight is not None:
-            if not isinstance(class_weight, Mapping):
-                raise ValueError(
-                    "class_weight must be a dict of labels to numbers, got "
-                    f"{class_weight!r}."
-                )
             kwargs["class_weight"] = self.class_weights(class_weight)
         checks = [FiniteLoss(), CutTexts(self.preprocessor)]  # before texts are counted
         size = batch_size or BATCH_SIZE
@@ -311,7 +306,8 @@ class GPTTask(TaskStep):
 
     def _given(self, x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
         """Returns data in memory as tensors."""
-        x, y, weights = as_tensors((x, self.encoded_labels(y), sample_weight))
+        x, y = as_tensors(x), as_tensors(self.encoded_labels(y), "y")
+        weights = as_tensors(sample_weight, "sample_weight")
         if isinstance(weights, tf.Tensor) and weights.shape[1:] == [1]:
             weights = weights[:, 0]  # as of a table of one column
         return x, y, weights
@@ -363,7 +359,7 @@ class GPTTask(TaskStep):
         """Returns `class_weight` of `fit` for all labels, by their numbers."""
         raise ValueError(
             "class_weight must be None but for one label a text; sample_weight serves "
-            f"all tasks, got {dict(given)}."
+            f"all tasks, got {given!r}."
         )
 
     def preprocess_samples(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -181,28 +182,7 @@ def _token_classifier(paths: Sequence[str], where: ExampleColumns) -> TaskExampl
 
 
 def _question_answering(paths: Sequence[str], where: ExampleColumns) -> TaskExamples:
-    are_squad = [where.format == "auto" and _is_json(path) for path in paths]
-    read = [
-        read_squad(path) for path, squad in zip(paths, are_squad, strict=True) if squad
-    ]
-    tables = [path for path, squad in zip(paths, are_squad, strict=True) if not squad]
-    if tables:
-        names = ("question", "context", "answer_text", "answer_start")
-        columns = {name: getattr(where, name) for name in names}
-        read.append(
-            read_questions(
-                tables, columns=columns, format=where.format, quotes=where.quotes
-            )
-        )
-    questions = [question for part in read for question in part]
-    seen: set[str] = set()
-    for question in questions:
-        if question.id in seen:
-            raise ValueError(
-                f"{', '.join(map(repr, paths))} must have each question's id once, got "
-                f"{question.id!r} twice."
-            )
-        seen.add(question.id)
+    questions = _questions(paths, where)
     answers = [question.answers[:1] for question in questions]
     return TaskExamples(
         {
@@ -215,6 +195,26 @@ def _question_answering(paths: Sequence[str], where: ExampleColumns) -> TaskExam
         },
         questions=questions,
     )
+
+
+def _questions(paths: Sequence[str], where: ExampleColumns) -> list[QuestionExample]:
+    """Reads questions of SQuAD's own files, then of all tables."""
+    squad = [path for path in paths if where.format == "auto" and _is_json(path)]
+    tables = [path for path in paths if path not in squad]
+    questions = [question for path in squad for question in read_squad(path)]
+    if tables:
+        names = ("question", "context", "answer_text", "answer_start")
+        columns = {name: getattr(where, name) for name in names}
+        questions += read_questions(
+            tables, columns=columns, format=where.format, quotes=where.quotes
+        )
+    counts = collections.Counter(question.id for question in questions)
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise ValueError(
+            f"{', '.join(map(repr, paths))} must have each question's id once, got "
+            f"{twice[0]!r} twice."
+        )
+    return questions
 
 
 def _is_json(path: str) -> bool:

@@ -130,6 +130,32 @@ def test_gradients_are_those_of_the_merged_kernels(jit_compile, remat):
         np.testing.assert_allclose(db, 3.0 * a.T @ dw.numpy(), rtol=1e-3, atol=1e-3)
 
 
+def test_the_full_change_of_a_kernel_is_never_made():
+    backbone = _with_adapter(dropout=0.1)
+    layers = [layer for b in backbone.transformer_layers for layer in b.projections]
+    kernels = {tuple(layer.base_kernel.shape) for layer in layers}
+
+    def made(function):
+        """Counts the tensors as large as a kernel that its outputs depend on."""
+        graph = tf.function(function).get_concrete_function().graph
+        outputs = [output.op.name for output in graph.outputs]
+        needed = tf.compat.v1.graph_util.extract_sub_graph(
+            graph.as_graph_def(), outputs
+        )
+        ops = [graph.get_operation_by_name(node.name) for node in needed.node]
+        ops = [op for op in ops if op.type != "ReadVariableOp"]
+        return sum(tuple(x.shape) in kernels for op in ops for x in op.outputs)
+
+    def step():
+        with tf.GradientTape() as tape:
+            hidden = backbone.forward(tf.constant(IDS), training=True).hidden
+            loss = tf.reduce_sum(hidden**2)
+        return tape.gradient(loss, [w.value for w in backbone.trainable_variables])
+
+    assert made(step) == 0
+    assert made(lambda: layers[0].kernel) > 0  # as exports read it
+
+
 def test_dropout_of_an_adapter_is_the_same_however_a_step_is_done():
     def losses(dropout=0.4, **options):
         backbone = _with_adapter(dropout=dropout, num_layers=1)

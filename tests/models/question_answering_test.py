@@ -30,12 +30,6 @@ def test_answers_that_are_not_there_are_named(reader, text, start):
         reader.fit(x, y, verbose=0)
 
 
-def test_dicts_of_other_keys_are_refused(reader):
-    x = {"question": ["who?"], "text": [CONTEXT]}
-    with pytest.raises(ValueError, match="x must .*question.*context"):
-        reader.fit(x, {"answer_text": ["王"], "answer_start": [0]}, verbose=0)
-
-
 def test_the_threshold_decides_whether_there_is_an_answer(reader):
     reader.null_threshold = -np.inf
     always = reader.answer("who?", CONTEXT)

@@ -123,6 +123,4 @@ def test_two_replicas_equal_one_device():
             assert got.keys() == expected.keys()
             for key in expected.keys() - OF_KERAS:
                 np.testing.assert_allclose(got[key], expected[key], rtol=TOLERANCE)
-        np.testing.assert_allclose(
-            found[2], squares, rtol=TOLERANCE, atol=TOLERANCE**2
-        )
+        np.testing.assert_allclose(found[2], squares, rtol=TOLERANCE, atol=TOLERANCE**2)

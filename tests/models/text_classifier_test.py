@@ -124,7 +124,7 @@ def test_class_weights_weigh_the_mean(tokenizer):
         ({}, {"fair": 2.0}, r"the 2 labels of the model \(no, yes\).* got 'fair'"),
         ({}, {2: 2.0}, "as keys, got 2"),
         ({}, {"yes": 2.0, 1: 3.0}, "got 1 twice, by name and by number"),
-        ({}, {"yes": -1.0}, "at least 0, got -1.0 for 'yes'"),
+        ({}, {"yes": -1.0}, "at least 0 as values, got -1.0 for 'yes'"),
         (
             {"label_names": ["no", "yes"], "multi_label": True},
             {"yes": 2.0},

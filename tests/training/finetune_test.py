@@ -5,6 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_gpt import models
 from keras_gpt.losses import DivergenceError
@@ -88,6 +89,15 @@ def test_the_best_epoch_is_kept_and_enough_is_enough(tokenizer, tmp_path):
     losses = [record["val_loss"] for record in result.history]
     assert result.best_epoch == int(np.argmin(losses)) + 1
     assert len(losses) == result.best_epoch + 2 < 9
+    (events,) = (tmp_path / "run" / "logs").iterdir()
+    logged = [
+        (event.step, float(tf.make_ndarray(value.tensor)))
+        for event in tf.compat.v1.train.summary_iterator(str(events))
+        for value in event.summary.value
+        if value.tag == "val_loss"
+    ]
+    assert [step for step, _ in logged] == list(range(1, len(losses) + 1))
+    np.testing.assert_allclose([loss for _, loss in logged], losses, rtol=1e-6)
     loss = task.evaluate(*held_out, verbose=0, return_dict=True)["loss"]
     assert loss == pytest.approx(min(losses), rel=1e-5)
 

@@ -167,7 +167,7 @@ def test_fit_moves_an_adapter_by_the_rate_of_its_block(tokenizer):
             "gpt_nano", vocabulary_size=tokenizer.vocabulary_size()
         )
         backbone.enable_lora(2)
-        preprocessor = GPTCausalLMPreprocessor(tokenizer, sequence_length=8)
+        preprocessor = GPTCausalLMPreprocessor(tokenizer, sequence_length=16)
         lm = GPTCausalLM(backbone, preprocessor)
         optimizer = layerwise_optimizer(
             keras.optimizers.SGD(1.0), model=lm, decay=decay
