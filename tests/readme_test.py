@@ -106,9 +106,9 @@ QUESTION = "Who was the king ?"
 
 
 def write_squad():
-    """Writes a question in each of the forms that the README reads."""
+    """Writes questions in each of the forms that the README reads."""
     row = {"question": QUESTION, "context": CONTEXT, "answer_text": "Ada"}
-    Path("squad_train.jsonl").write_text(json.dumps(row) + "\n")
+    Path("squad_train.jsonl").write_text((json.dumps(row) + "\n") * 9)
     answer = {"text": "Ada", "answer_start": CONTEXT.index("Ada")}
     entry = {"id": "1", "question": QUESTION, "answers": [answer]}
     paragraph = {"context": CONTEXT, "qas": [entry]}
