@@ -1,5 +1,6 @@
-"""Packages trained models for serving (imports as `keras_gpt.export`)."""
+"""Packages trained models for serving and devices (imports as `keras_gpt.export`)."""
 
+from keras_gpt.export.litert.tflite import TFLiteReport, export_tflite
 from keras_gpt.export.saved_model import ExportError, export_saved_model
 
-__all__ = ["ExportError", "export_saved_model"]
+__all__ = ["ExportError", "TFLiteReport", "export_saved_model", "export_tflite"]

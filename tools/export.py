@@ -1,14 +1,20 @@
-"""Writes a model as a SavedModel that tensorflow alone runs."""
+"""Writes a model as a SavedModel that tensorflow alone runs, or as a TFLite file."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from absl import flags as absl_flags
 
 from keras_gpt.tools import command, inputs, knobs
 
-DESCRIPTION = "writes a SavedModel that tensorflow alone runs"
+DESCRIPTION = "writes a SavedModel that tensorflow alone runs, or a TFLite file"
+_OF_TFLITE = ("quantization", "context_length", "prefill_lengths", "text_file")
+_OF_SAVED_MODEL = (
+    *("version", "model_name", "storage_dtype", "batch_sizes", "chat_template"),
+    *("speculative", "xla"),
+)
 _COUNTS = {
     "num_beams": (1, "Above 1, beam search in place of drawing"),
     "num_beam_groups": (1, "Groups of beams that keep away from each other"),
@@ -36,15 +42,37 @@ def define_flags(flags: absl_flags.FlagValues) -> None:
     )
     absl_flags.DEFINE_string(
         "output", None, "Folder of the served model; gets OUTPUT/VERSION/, and beside "
-        "it the server's settings and a README.md",
+        "it the server's settings and a README.md. Of --format=tflite the new file",
         flag_values=flags,
     )  # fmt: skip
     absl_flags.DEFINE_integer(
         "version", 1, "Version number, new in the folder", flag_values=flags
     )
     absl_flags.DEFINE_enum(
-        "format", "saved_model", ["saved_model"], "What to write", flag_values=flags
-    )
+        "format", "saved_model", ["saved_model", "tflite"],
+        "What to write: a SavedModel for servers, or a TFLite file for devices",
+        flag_values=flags,
+    )  # fmt: skip
+    absl_flags.DEFINE_enum(
+        "quantization", "none", ["none", "float16", "dynamic_int8"],
+        "Of --format=tflite, like the next three: how weights are stored; with "
+        "dynamic_int8 products are computed so, too", flag_values=flags,
+    )  # fmt: skip
+    absl_flags.DEFINE_integer(
+        "context_length", None,
+        "Most tokens of a text, prompt and continuation; the model's context without "
+        "it", flag_values=flags,
+    )  # fmt: skip
+    absl_flags.DEFINE_string(
+        "prefill_lengths", None,
+        "Tokens of a prompt to read at once, such as 16,128, rising and each a "
+        "multiple of the first; chosen by the context without it", flag_values=flags,
+    )  # fmt: skip
+    absl_flags.DEFINE_string(
+        "text_file", None,
+        "Text file of which to tell the perplexity, before and after; its beginning "
+        "only. Optional", flag_values=flags,
+    )  # fmt: skip
     absl_flags.DEFINE_string(
         "model_name", "gpt", "Name under which it is served", flag_values=flags
     )
@@ -78,7 +106,39 @@ def define_flags(flags: absl_flags.FlagValues) -> None:
 def run(flags: absl_flags.FlagValues) -> None:
     """Runs the tool."""
     command.require(flags, "model", "output")
-    sizes = _sizes(flags.batch_sizes)
+    if flags.format == "tflite":
+        _write_tflite(flags)
+    else:
+        _write_saved_model(flags)
+
+
+def _write_tflite(flags: absl_flags.FlagValues) -> None:
+    settings = (*knobs.values(flags), *knobs.TEXTS, *_COUNTS, "length_penalty")
+    _refuse(flags, *_OF_SAVED_MODEL, *settings, found="tflite")
+    lengths = flags.prefill_lengths and _whole_numbers(flags, "prefill_lengths")
+    text = flags.text_file and Path(flags.text_file).read_text(encoding="utf-8")
+    from keras_gpt.export import export_tflite
+
+    report = export_tflite(
+        inputs.load_task(flags.model),
+        flags.output,
+        flags.quantization,
+        context_length=flags.context_length,
+        prefill_lengths=lengths,
+        text=text,
+    )
+    print(f"{report.path} answers like the model; {report.num_bytes:,} bytes for")
+    print(f"  weights of {report.weight_bytes:,} bytes in float32")
+    print(f"  largest error of an output {report.largest_error:.3g}", end="")
+    print(f", of {report.largest_output:.3g}")
+    if report.perplexity is not None:
+        print(f"  perplexity {report.perplexity:.4f}", end="")
+        print(f", {report.perplexity_before:.4f} before")
+
+
+def _write_saved_model(flags: absl_flags.FlagValues) -> None:
+    _refuse(flags, *_OF_TFLITE, found="saved_model")
+    sizes = _whole_numbers(flags, "batch_sizes")
     from keras_gpt import ChatTemplate, GPTCausalLM
     from keras_gpt.export import export_saved_model
 
@@ -102,13 +162,21 @@ def run(flags: absl_flags.FlagValues) -> None:
     print(f"{path} answers like the model, with tensorflow alone")
 
 
-def _sizes(text: str) -> list[int]:
-    sizes = text.split(",")
-    if not all(size.strip().isdecimal() for size in sizes):
-        raise command.UsageError(
-            f"flag --batch_sizes must be whole numbers, got {text!r}."
-        )
-    return [int(size) for size in sizes]
+def _whole_numbers(flags: absl_flags.FlagValues, name: str) -> list[int]:
+    text = str(flags[name].value)
+    numbers = text.split(",")
+    if not all(number.strip().isdecimal() for number in numbers):
+        raise command.UsageError(f"flag --{name} must be whole numbers, got {text!r}.")
+    return [int(number) for number in numbers]
+
+
+def _refuse(flags: absl_flags.FlagValues, *names: str, found: str) -> None:
+    """Raises `UsageError` if a flag was given that a format has no use for."""
+    for name in names:
+        if flags[name].present:
+            raise command.UsageError(
+                f"flag --{name} must be left out with --format={found}."
+            )
 
 
 def _options(flags: absl_flags.FlagValues, *, generates: bool) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from keras_gpt.generation.state import (
     Request,
     Stops,
 )
-from keras_gpt.layers import kv_cache
 from keras_gpt.layers.kv_cache import KVCache
+from keras_gpt.layers.runtime import graphs_for
 from keras_gpt.sampling.logits_processors import TokenRules
 from keras_gpt.sampling.stop_strings import NOT_FOUND
 
@@ -76,7 +76,7 @@ class CompiledDecoder:
             _padded(request.stops.sequences),
             TokenRules(*map(_padded, request.rules)),
         )
-        state = _state(begin, token_ids, KVCache(()))
+        state = fixed_state(token_ids, cache=KVCache(()), **begin._asdict())
         return new_tokens(
             state._replace(
                 log_probs=log_probs, lengths=lengths, finish_reason=finish_reason
@@ -103,9 +103,9 @@ class CompiledDecoder:
         cache = self._decoder.model.empty_cache(rows, num_slots=size + 1)
         none = tf.zeros([1, 0], tf.int32)
         request = Request.of(settings, stops=Stops(stop_sequences, none), rules=rules)
-        with kv_cache.writes_by_scatter():
+        with graphs_for("xla"):
             state = self._decoder.advance(
-                _state(begin, token_ids, cache),
+                fixed_state(token_ids, cache=cache, **begin._asdict()),
                 request,
                 num_steps=1,
                 width=tf.shape(prompts)[1],
@@ -132,18 +132,33 @@ def _padded(table: tf.Tensor) -> tf.Tensor:
     return tf.pad(table, paddings, constant_values=tf.cast(nothing, table.dtype))
 
 
-def _state(begin: _Begin, token_ids: tf.Tensor, cache: KVCache) -> DecodeState:
-    """Returns a state before its first token, in which there are no strings."""
-    none = tf.zeros_like(begin.lengths)
+def fixed_state(
+    token_ids: tf.Tensor,
+    *,
+    lengths: tf.Tensor,
+    limits: tf.Tensor,
+    finish_reason: tf.Tensor,
+    cache: KVCache,
+) -> DecodeState:
+    """Returns a state before its first token, in which there are no strings.
+
+    Args:
+        token_ids: int32 (B, S). Prompts, with room for what continues them.
+        lengths: int32 (B,). Tokens of each prompt.
+        limits: int32 (B,). Most new tokens.
+        finish_reason: int32 (B,).
+        cache: `KVCache` of no tokens.
+    """
+    none = tf.zeros_like(lengths)
     shape = tf.concat([tf.shape(token_ids), [0]], axis=0)
     return DecodeState(
         token_ids=token_ids,
         log_probs=tf.zeros_like(token_ids, tf.float32),
         alternatives=Alternatives(tf.zeros(shape, tf.int32), tf.zeros(shape)),
-        lengths=begin.lengths,
-        prompt_lengths=begin.lengths,
-        limits=begin.limits,
-        finish_reason=begin.finish_reason,
+        lengths=lengths,
+        prompt_lengths=lengths,
+        limits=limits,
+        finish_reason=finish_reason,
         text=none,
         text_lengths=tf.fill(tf.shape(none), NOT_FOUND),
         starts=none,

@@ -170,27 +170,35 @@ class Decoder:
         self, state: DecodeState, request: Request, *, width: tf.Tensor | None = None
     ) -> DecodeState:
         """Feeds what was not fed, and chooses a token in each running row."""
-        state = self._slide(state)
+        state = self.slide(state)
         drafts = None
         if self.drafter is not None:
             drafts, draft = self.drafter.propose(state, request, self.choose)
             state = state._replace(draft=draft)
         fed = self._feed(state, drafts, width=width)
         state = state._replace(cache=fed.cache)
-        running = state.is_running
         if drafts is None:
-            logits = self.model.logits(fed.hidden[:, 0])
-            choice = self.choose(logits, state, request)
-            after = self.commit(
-                state, request, logits=logits, choice=choice, rows=running
-            )
-        else:
-            logits = self.model.logits(fed.hidden)
-            after = self._check_drafts(state, request, drafts=drafts, logits=logits)
-        fed_now = after.lengths - after.starts - 1
-        return after._replace(num_cached=tf.where(running, fed_now, after.num_cached))
+            return self.take(state, request, logits=self.model.logits(fed.hidden[:, 0]))
+        logits = self.model.logits(fed.hidden)
+        after = self._check_drafts(state, request, drafts=drafts, logits=logits)
+        return _all_fed(after, rows=state.is_running)
 
-    def _slide(self, state: DecodeState) -> DecodeState:
+    def take(
+        self, state: DecodeState, request: Request, *, logits: tf.Tensor
+    ) -> DecodeState:
+        """Chooses a token in each running row, and writes it down.
+
+        Args:
+            state: `DecodeState` whose tokens were all fed.
+            request: the `Request` that it began with.
+            logits: float32 (B, V). After the last token of each row.
+        """
+        running = state.is_running
+        choice = self.choose(logits, state, request)
+        after = self.commit(state, request, logits=logits, choice=choice, rows=running)
+        return _all_fed(after, rows=running)
+
+    def slide(self, state: DecodeState) -> DecodeState:
         """Lets rows that overflow the context go on with the last half of it."""
         # Positions are learnt, so what stays is computed anew from position 0.
         overflows = state.is_running & (state.lengths - state.starts > self.context)
@@ -400,6 +408,12 @@ def new_tokens(state: DecodeState) -> GeneratedTokens:
         num_drafted=state.num_drafted,
         num_accepted=state.num_accepted,
     )
+
+
+def _all_fed(state: DecodeState, *, rows: tf.Tensor) -> DecodeState:
+    """Notes that the cache holds all tokens of some rows but the last."""
+    num_cached = state.lengths - state.starts - 1
+    return state._replace(num_cached=tf.where(rows, num_cached, state.num_cached))
 
 
 def _put_drafts(state: DecodeState, drafts: tf.Tensor) -> tf.Tensor:

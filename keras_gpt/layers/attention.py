@@ -67,7 +67,8 @@ def attend(
         query: (B, N, T, H).
         key: (B, N, S, H).
         value: (B, N, S, H).
-        mask: bool (B or 1, 1, T, S). True where attention is allowed.
+        mask: bool (B or 1, 1, T, S). True where attention is allowed. Or float32, what
+            to add to the logits.
         scale: float. Factor of the logits. Defaults to `1 / sqrt(H)`.
         upcast: bool. Whether to multiply queries and keys in float32. Defaults to
             False.
@@ -82,7 +83,11 @@ def attend(
     scale = scale or 1.0 / math.sqrt(query.shape[-1])
     query = query * tf.cast(scale, query.dtype)
     logits = tf.cast(tf.matmul(query, key, transpose_b=True), tf.float32)
-    weights = tf.nn.softmax(tf.where(mask, logits, MASKED_LOGIT), axis=-1)
+    if mask.dtype == tf.bool:
+        logits = tf.where(mask, logits, MASKED_LOGIT)
+    else:
+        logits += mask
+    weights = tf.nn.softmax(logits, axis=-1)
     if dropout is not None:
         weights = dropout(weights, training=training)
     return tf.matmul(tf.cast(weights, value.dtype), value)

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_gpt.layers.runtime import runtime
 from keras_gpt.zero_copy import as_array
 
 FEW_ROWS = 64  # of a decoding step
@@ -30,6 +31,8 @@ class TokenEmbedding(keras.layers.ReversibleEmbedding):
 
     def call(self, inputs: tf.Tensor, reverse: bool = False) -> tf.Tensor:
         """Embeds or projects; see the class."""
+        if not reverse and runtime() == "litert":
+            return _looked_up(self, inputs)
         if not reverse or not self.tie_weights or self.quantization_mode:
             outputs = super().call(inputs, reverse=reverse)
             return tf.cast(outputs, tf.float32) if reverse else outputs
@@ -63,10 +66,25 @@ def _project(rows: tf.Tensor, table: tf.Tensor) -> tf.Tensor:
     def many() -> tf.Tensor:
         return tf.matmul(rows, table, transpose_b=True)
 
+    if runtime() == "litert":  # whose kernels want the table as it lies
+        return many()
     count = rows.shape[0]
     if count is not None:
         return few() if count <= FEW_ROWS else many()
     return tf.cond(tf.shape(rows)[0] <= FEW_ROWS, few, many)
+
+
+def _looked_up(layer: keras.layers.Layer, ids: tf.Tensor) -> tf.Tensor:
+    """Looks ids up by LiteRT's own op, which shares a quantized table with products."""
+    table = tf.cast(tf.convert_to_tensor(layer.embeddings), layer.compute_dtype)
+    rows = _lookup(table, tf.reshape(ids, [-1]))
+    return tf.reshape(rows, [*ids.shape, table.shape[-1]])
+
+
+# LiteRT's converter knows the op by this name and these arguments.
+@tf.function(experimental_implements="embedding_matmul", autograph=False)
+def _lookup(table: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
+    return tf.gather(table, ids)
 
 
 class _Views:
@@ -98,6 +116,8 @@ class PositionEmbedding(keras.layers.Embedding):
         """Looks the positions up; see the class."""
         if positions is None:
             positions = tf.range(tf.shape(token_ids)[1])[None, :]
+        if runtime() == "litert":
+            return _looked_up(self, positions)
         return super().call(positions)
 
     def compute_output_spec(

@@ -11,21 +11,24 @@ New tokens are written into the memory that the cache has: TensorFlow's other wa
 that was written to is used up, and only the one that came back may be read; and its
 tables come from ops that TensorFlow never merges, or those of two layers might become
 one. `take_rows` makes a copy that is free to use.
+
+Other runtimes have other ways. XLA has no `InplaceUpdate`, and itself turns a scatter
+into a write in place. LiteRT writes in place by `DYNAMIC_UPDATE_SLICE` alone: there a
+cache has one row, and new tokens take slots that follow each other.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from contextvars import ContextVar
 from typing import NamedTuple
 
+import keras
 import tensorflow as tf
+
+from keras_gpt.layers.runtime import runtime
 
 # A cache is copied each time it grows, and attention looks at up to so many slots more
 # than are in use.
 SLOTS_AT_ONCE = 128
-_WRITES_BY_SCATTER = ContextVar("writes_by_scatter", default=False)
 
 
 class LayerCache(NamedTuple):
@@ -142,8 +145,10 @@ def cache_rows(slots: tf.Tensor, *, num_heads: int, num_slots: tf.Tensor) -> tf.
 
     Returns:
         int32 (B * N * T,). Rows of a table (B, N, S, H), numbered through its first
-        three axes.
+        three axes. For LiteRT int32 (4,), where in the table new tokens begin.
     """
+    if runtime() == "litert":
+        return tf.stack([0, 0, slots[0, 0], 0])
     batch_size = tf.shape(slots)[0]
     first = tf.range(batch_size * num_heads) * num_slots
     first = tf.reshape(first, [batch_size, num_heads, 1])
@@ -159,7 +164,7 @@ def write(
         cache: `LayerCache` with S slots.
         key: (B, N, T, H). Keys of the new tokens.
         value: (B, N, T, H). Values of the new tokens.
-        rows: int32 (B * N * T,). `cache_rows` of the new tokens.
+        rows: `cache_rows` of the new tokens.
 
     Returns:
         The `LayerCache` after the write, of the same shape.
@@ -170,24 +175,13 @@ def write(
     )
 
 
-@contextlib.contextmanager
-def writes_by_scatter() -> Iterator[None]:
-    """Lets graphs that are made within write by an op that compilers know.
-
-    XLA has no `InplaceUpdate`, and itself turns a scatter into a write in place.
-    """
-    token = _WRITES_BY_SCATTER.set(True)
-    try:
-        yield
-    finally:
-        _WRITES_BY_SCATTER.reset(token)
-
-
 def _write_rows(table: tf.Tensor, *, rows: tf.Tensor, updates: tf.Tensor) -> tf.Tensor:
+    if runtime() == "litert":
+        return keras.ops.slice_update(table, rows, tf.cast(updates, table.dtype))
     head_dim = table.shape[-1]
     flat = tf.reshape(table, [-1, head_dim])
     new = tf.reshape(tf.cast(updates, table.dtype), [-1, head_dim])
-    if _WRITES_BY_SCATTER.get():
+    if runtime() == "xla":
         flat = tf.tensor_scatter_nd_update(flat, rows[:, None], new)
     else:
         flat = tf.raw_ops.InplaceUpdate(x=flat, i=rows, v=new)

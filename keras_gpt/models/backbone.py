@@ -182,8 +182,9 @@ class GPTBackbone(keras_nlp.models.Backbone):
                 with a cache; defaults to 0 .. T-1.
             slots: int32 (B, T). Slot of the cache that each token takes. Defaults to
                 its position.
-            mask: bool (B or 1, 1, T, S). True where attention is allowed. Defaults to
-                the causal mask: slots up to the token's own.
+            mask: bool (B or 1, 1, T, S). True where attention is allowed; or float32,
+                what to add to the logits. Defaults to the causal mask: slots up to the
+                token's own.
             cache: `KVCache` of the tokens before, or () for none.
             training: bool. Whether dropout is active.
             remat: bool. Whether the backward pass computes the insides of each block

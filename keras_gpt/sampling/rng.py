@@ -45,13 +45,14 @@ def uniform(seed: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
     """Returns one uniform number in (0, 1) per row.
 
     Args:
-        seed: int64 (B,). The row's seed; its two halves are the key.
+        seed: int64 (B,). The row's seed; its two halves are the key. Or int32 (B, 2):
+            the halves, the low one first.
         step: int32 scalar or (B,). Number of the draw; the counter.
 
     Returns:
         float32 (B,). Multiples of 2**-24, never 0 and never 1.
     """
-    halves = tf.bitcast(seed, tf.int32)  # (B, 2): low word, high word
+    halves = seed if seed.dtype == tf.int32 else tf.bitcast(seed, tf.int32)
     step = tf.broadcast_to(step, tf.shape(halves)[:1])
     bits, _ = threefry2x32((halves[:, 0], halves[:, 1]), (step, tf.zeros_like(step)))
     fraction = tf.cast(_shift_right(bits, 32 - UNIFORM_BITS), tf.float32)

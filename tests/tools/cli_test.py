@@ -353,6 +353,28 @@ def test_export_fixes_what_its_flags_say(run_folder, tmp_path, capsys):
     assert "version must be new" in capsys.readouterr().err
 
 
+def test_export_to_tflite(run_folder, corpus, tmp_path, capsys):
+    path = tmp_path / "model.tflite"
+    arguments = [f"--model={run_folder}/model", f"--output={path}", "--format=tflite"]
+    wrong = [
+        (["--temperature=0.5"], "flag --temperature must be left out with --format=t"),
+        (["--version=2"], "flag --version must be left out"),
+        (["--prefill_lengths=8,x"], "flag --prefill_lengths must be whole numbers"),
+        (["--context_length=1"], "context_length must be an integer in [2, "),
+        (["--text_file=/absent"], "/absent"),
+        (["--format=saved_model", "--quantization=float16"], "flag --quantization"),
+    ]
+    for more, message in wrong:
+        assert cli.main(["export", *arguments, *more]) in (1, 2)
+        assert message in capsys.readouterr().err
+    arguments += ["--quantization=dynamic_int8", f"--text_file={corpus}"]
+    arguments += ["--prefill_lengths=8", "--context_length=16"]
+    assert cli.main(["export", *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "perplexity" in printed and str(path) in printed
+    assert path.stat().st_size > 1000
+
+
 def test_a_tokenizer_is_not_overwritten(run_folder, corpus, capsys):
     vocabulary = run_folder.parent / "vocabulary"
     before = (vocabulary / "vocab.json").read_bytes()

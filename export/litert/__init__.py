@@ -1,0 +1,1 @@
+"""Models for devices: TFLite files, LiteRT-LM bundles and a page for browsers."""

@@ -1,0 +1,91 @@
+"""Turns graphs into a TFLite file of LiteRT's own ops."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from keras_gpt.export.verify import ExportError
+
+# A flatbuffer's offsets have 31 bits; graphs and padding need some room, too.
+MOST_BYTES = 2_000_000_000
+# What TensorFlow's converter can do to weights: its optimizations, and their dtypes.
+QUANTIZATIONS: dict[str, tuple[list[Any], list[tf.DType]]] = {
+    "none": ([], []),
+    "float16": ([tf.lite.Optimize.DEFAULT], [tf.float16]),
+    "dynamic_int8": ([tf.lite.Optimize.DEFAULT], []),
+}
+
+
+def convert(
+    functions: Mapping[str, Any],
+    *,
+    variables: Sequence[tf.Variable],
+    quantization: str = "none",
+) -> bytes:
+    """Returns a TFLite file with a signature for each function.
+
+    Args:
+        functions: concrete functions of named tensors, by the names of signatures.
+        variables: all that they read.
+        quantization: string, one of `QUANTIZATIONS`. Defaults to `"none"`.
+
+    Raises:
+        ExportError: if LiteRT lacks an op; the message names it and where it is.
+        ValueError: if the weights are too large for such a file.
+    """
+    size = sum(
+        variable.dtype.size * variable.shape.num_elements() for variable in variables
+    )
+    if size > MOST_BYTES:
+        raise ValueError(
+            f"weights must have at most {MOST_BYTES:,} bytes in float32 for a TFLite "
+            f"file, got {size:,}: choose a smaller network, or serve this one by "
+            "export_saved_model."
+        )
+    module = tf.Module()
+    module.weights = list(variables)
+    with tempfile.TemporaryDirectory() as folder:
+        tf.saved_model.save(module, folder, signatures=dict(functions))
+        converter = tf.lite.TFLiteConverter.from_saved_model(
+            folder, signature_keys=list(functions)
+        )
+        optimizations, dtypes = QUANTIZATIONS[quantization]
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        converter.target_spec.supported_types = dtypes
+        converter.optimizations = optimizations
+        try:
+            return converter.convert()
+        except Exception as error:
+            missing = _missing_ops(str(error), functions)
+            if not missing:
+                raise
+            raise ExportError(
+                f"all ops must be LiteRT's own, got {', '.join(missing)}."
+            ) from error
+
+
+def _missing_ops(message: str, functions: Mapping[str, Any]) -> list[str]:
+    """Returns the ops that a converter's error names, each with its place."""
+    names = set(re.findall(r"'?tf\.(\w+)'? op is neither", message))
+    found = re.findall(r"(?:Flex|Custom) ops: ([\w, ]+)", message)
+    names |= {name.removeprefix("Flex") for part in found for name in part.split(", ")}
+    places = {
+        op.type: op.name
+        for function in functions.values()
+        for graph in _graphs(function.graph)
+        for op in graph.get_operations()
+        if op.type in names
+    }
+    return [f"{name} in {places.get(name, 'the graph')}" for name in sorted(names)]
+
+
+def _graphs(graph: Any) -> Iterator[Any]:
+    """Yields a graph and those of the functions that it calls."""
+    yield graph
+    for name in graph._functions:
+        yield graph._get_function(name).graph

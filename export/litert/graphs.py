@@ -1,0 +1,309 @@
+"""A language model as graphs that LiteRT's own ops can run.
+
+The signatures are those that the LiteRT-LM engine calls, and one that it leaves alone:
+
+- `prefill_T` feeds T tokens, and `decode` one, whose logits it returns. Both take the
+  cache and return it, a key and a value table for each block.
+- `generate` is the whole loop: ids in, ids out.
+
+Shapes are all fixed, and there is one row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from keras_gpt.generation import (
+    SETTINGS,
+    Decoder,
+    GenerationSettings,
+    LanguageModel,
+    Request,
+    Stops,
+)
+from keras_gpt.generation.compiled import fixed_state
+from keras_gpt.generation.feeding import feed
+from keras_gpt.generation.state import (
+    INVALID_INPUT,
+    LENGTH,
+    PROMPT_TOO_LONG,
+    UNFINISHED,
+    DecodeState,
+)
+from keras_gpt.layers.kv_cache import KVCache, LayerCache
+from keras_gpt.layers.runtime import graphs_for
+from keras_gpt.models import (
+    GPTCausalLM,
+    GPTQuestionAnswering,
+    GPTSimilarity,
+    GPTTextClassifier,
+    GPTTokenClassifier,
+)
+
+NUM_STOP_TOKENS = 8  # of `generate`; -1 stands for none
+CHUNK_LENGTHS = 2  # in which `generate` reads prompts: each costs place in the file
+
+
+def language_model(task: GPTCausalLM) -> LanguageModel:
+    """Returns the network of a task; it never chooses an id that has no token."""
+    if task.preprocessor is None:
+        return task.backbone
+    return task.text_generator().model
+
+
+class LanguageModelGraphs:
+    """The functions of one model, by signature.
+
+    Args:
+        model: a `LanguageModel` that computes in float32.
+        num_slots: int (S). Most tokens of a text, prompt and continuation.
+        prefill_lengths: ints (T), rising. Tokens that a call of `prefill_T` feeds.
+    """
+
+    def __init__(
+        self, model: LanguageModel, *, num_slots: int, prefill_lengths: Sequence[int]
+    ) -> None:
+        self._model = model
+        self._num_slots = num_slots
+        self._lengths = list(prefill_lengths)
+        self._cache_specs = _cache_specs(model, num_slots)
+
+    def functions(self) -> dict[str, Any]:
+        """Returns concrete functions by the names of their signatures."""
+        made = {
+            f"prefill_{length}": _concrete(self._prefill, self._step_specs(length))
+            for length in self._lengths
+        }
+        made["decode"] = _concrete(self._decode, self._step_specs(1))
+        made["generate"] = _concrete(self._generate, self._generate_specs())
+        return made
+
+    # === Steps ===
+
+    def _step_specs(self, length: int) -> dict[str, tf.TensorSpec]:
+        return {
+            "tokens": tf.TensorSpec([1, length], tf.int32),
+            "input_pos": tf.TensorSpec([length], tf.int32),
+            "mask": tf.TensorSpec([1, 1, length, self._num_slots], tf.float32),
+            **self._cache_specs,
+        }
+
+    def _prefill(
+        self, tokens: Any, input_pos: Any, mask: Any, **caches: Any
+    ) -> dict[str, tf.Tensor]:
+        return _named(self._forward(tokens, input_pos, mask, caches).cache)
+
+    def _decode(
+        self, tokens: Any, input_pos: Any, mask: Any, **caches: Any
+    ) -> dict[str, tf.Tensor]:
+        output = self._forward(tokens, input_pos, mask, caches)
+        return {"logits": self._model.logits(output.hidden), **_named(output.cache)}
+
+    def _forward(
+        self, tokens: Any, input_pos: Any, mask: Any, caches: dict[str, Any]
+    ) -> Any:
+        # Padding has position 0, but the cache is written from the first token's on.
+        return self._model.forward(
+            tokens,
+            positions=input_pos[None, :],
+            slots=input_pos[None, :],
+            mask=mask,
+            cache=_cache(caches),
+            training=False,
+        )
+
+    # === Whole loop ===
+
+    def _generate_specs(self) -> dict[str, tf.TensorSpec]:
+        settings = {
+            name: tf.TensorSpec([1], setting.dtype)
+            for name, setting in SETTINGS.items()
+        }
+        return {
+            "tokens": tf.TensorSpec([1, self._num_slots], tf.int32),
+            "num_tokens": tf.TensorSpec([1], tf.int32),
+            "stop_tokens": tf.TensorSpec([NUM_STOP_TOKENS], tf.int32),
+            **settings,
+            "seed": tf.TensorSpec([2], tf.int32),
+        }
+
+    def _generate(
+        self, tokens: Any, num_tokens: Any, stop_tokens: Any, seed: Any, **numbers: Any
+    ) -> dict[str, tf.Tensor]:
+        settings = GenerationSettings(**numbers, seed=seed[None, :])
+        state = self._begin(tokens, num_tokens, settings)
+        for length in reversed(self._lengths[:CHUNK_LENGTHS]):
+            state = self._prefill_by(length, state)
+        request = Request.of(
+            settings,
+            stops=Stops(stop_tokens[None, :, None], tf.zeros([1, 0], tf.int32)),
+        )
+        decoder = Decoder(self._model)
+        state = decoder.advance(state, request, num_steps=tf.int32.max, width=1)
+        count = state.history.num_new_tokens
+        ranks = tf.range(self._num_slots)
+        places = tf.minimum(num_tokens[0] + ranks, self._num_slots - 1)
+        is_there = ranks < count
+        return {
+            "new_tokens": tf.where(is_there, tf.gather(state.token_ids[0], places), 0),
+            "log_probs": tf.where(is_there, tf.gather(state.log_probs[0], places), 0.0),
+            "num_new_tokens": count,
+            "finish_reason": state.finish_reason,
+        }
+
+    def _begin(
+        self, tokens: tf.Tensor, num_tokens: tf.Tensor, settings: GenerationSettings
+    ) -> DecodeState:
+        size, num_ids = self._num_slots, self._model.config.vocabulary_size
+        # Any seed is valid, and this one has two halves.
+        numbers = settings._replace(seed=num_tokens)
+        is_valid = numbers.are_valid & (num_tokens > 0)
+        is_valid &= tf.reduce_all((tokens >= 0) & (tokens < num_ids))
+        reason = tf.where(num_tokens < size, UNFINISHED, PROMPT_TOO_LONG)
+        reason = tf.where(is_valid, reason, INVALID_INPUT)
+        limits = tf.minimum(settings.max_new_tokens, size - num_tokens)
+        is_full = (reason == UNFINISHED) & (limits <= 0)
+        return fixed_state(
+            tokens,
+            lengths=num_tokens,
+            limits=limits,
+            finish_reason=tf.where(is_full, LENGTH, reason),
+            cache=self._empty_cache(num_tokens[0]),
+        )
+
+    def _empty_cache(self, number: tf.Tensor) -> KVCache:
+        """Returns zeros that are made from an input: constants would be in the file."""
+        zero = tf.cast(tf.minimum(tf.maximum(number, 0), 0), tf.float32)
+        return _cache(
+            {
+                name: tf.fill(spec.shape, zero)
+                for name, spec in self._cache_specs.items()
+            }
+        )
+
+    def _prefill_by(self, length: int, state: DecodeState) -> DecodeState:
+        """Feeds all but the last token of a prompt, in chunks of one length.
+
+        Only the shortest chunks hold padding.
+        """
+        last = state.lengths - 1
+        most = last if length == self._lengths[0] else last - length + 1
+
+        def chunk(num_cached: tf.Tensor, cache: KVCache) -> tuple[tf.Tensor, KVCache]:
+            fed = feed(
+                self._model,
+                token_ids=state.token_ids,
+                lengths=state.lengths,
+                num_cached=num_cached,
+                cache=cache,
+                num_hidden=1,
+                width=length,
+            )
+            return tf.minimum(num_cached + length, last), fed.cache
+
+        num_cached, cache = tf.while_loop(
+            lambda num_cached, _: state.is_running[0] & (num_cached < most)[0],
+            chunk,
+            (state.num_cached, state.cache),
+            parallel_iterations=1,
+        )
+        return state._replace(num_cached=num_cached, cache=cache)
+
+
+def head_functions(task: Any, length: int) -> dict[str, Any]:
+    """Returns what a task with a head does, by the name of its signature.
+
+    It takes a row as the task's preprocessor makes it: `token_ids` and `padding_mask`,
+    int32 (1, T); of a `GPTSimilarity` (1, 2, T), the texts in both orders.
+
+    Args:
+        task: `GPTTextClassifier`, `GPTSimilarity`, `GPTTokenClassifier` or
+            `GPTQuestionAnswering`.
+        length: int (T).
+
+    Raises:
+        ValueError: if the task is none of them.
+    """
+    for cls, (name, _) in _HEADS.items():
+        if isinstance(task, cls):
+            shape = task.input["token_ids"].shape  # (None, None), or two texts a row
+            row = tf.TensorSpec([1, *shape[1:-1], length], tf.int32)
+
+            def run(**rows: Any) -> dict[str, tf.Tensor]:
+                return head_outputs(task, task(rows, training=False))
+
+            return {name: _concrete(run, {"token_ids": row, "padding_mask": row})}
+    raise ValueError(
+        "task must be a GPTCausalLM, GPTTextClassifier, GPTSimilarity, "
+        f"GPTTokenClassifier or GPTQuestionAnswering, got {type(task).__name__}."
+    )
+
+
+def head_outputs(task: Any, outputs: Any) -> dict[str, tf.Tensor]:
+    """Returns what a task's signature tells, of what its network returns."""
+    tell = next(tell for cls, (_, tell) in _HEADS.items() if isinstance(task, cls))
+    return tell(task, outputs)
+
+
+def _verdict(task: Any, outputs: tf.Tensor) -> dict[str, tf.Tensor]:
+    if task.labels is None:
+        return {"score": outputs[:, 0]}
+    return {"probabilities": task.probabilities(outputs)}
+
+
+def _word_labels(task: Any, logits: tf.Tensor) -> dict[str, tf.Tensor]:
+    return {"probabilities": tf.nn.softmax(logits)}
+
+
+def _span(task: Any, logits: Any) -> dict[str, tf.Tensor]:
+    return {"start_logits": logits["start"], "end_logits": logits["end"]}
+
+
+# The more special first.
+_HEADS: dict[Any, tuple[str, Callable[..., dict[str, tf.Tensor]]]] = {
+    GPTSimilarity: ("compare", _verdict),
+    GPTTextClassifier: ("classify", _verdict),
+    GPTTokenClassifier: ("tag", _word_labels),
+    GPTQuestionAnswering: ("answer", _span),
+}
+
+
+def _cache_specs(model: LanguageModel, num_slots: int) -> dict[str, tf.TensorSpec]:
+    cache = model.empty_cache(1, num_slots=num_slots)
+    return {
+        name: tf.TensorSpec(table.shape, tf.float32)
+        for name, table in _named(cache).items()
+    }
+
+
+def _named(cache: KVCache) -> dict[str, tf.Tensor]:
+    """Returns the tables of a cache by the engine's names for them."""
+    return {
+        f"kv_cache_{name[0]}_{index}": table
+        for index, layer in enumerate(cache.layers)
+        for name, table in layer._asdict().items()
+    }
+
+
+def _cache(named: dict[str, tf.Tensor]) -> KVCache:
+    """Returns the cache of named tables."""
+    count = len(named) // len(LayerCache._fields)
+    return KVCache(
+        tuple(
+            LayerCache(named[f"kv_cache_k_{i}"], named[f"kv_cache_v_{i}"])
+            for i in range(count)
+        )
+    )
+
+
+def _concrete(
+    function: Callable[..., dict[str, tf.Tensor]], specs: dict[str, tf.TensorSpec]
+) -> Any:
+    def call(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        with graphs_for("litert"):
+            return function(**inputs)
+
+    return tf.function(call, autograph=False).get_concrete_function(**specs)

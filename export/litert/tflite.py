@@ -1,0 +1,209 @@
+"""Writes a task as a TFLite file."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import itertools
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from keras_gpt.export.files import clear_remains, temporary_folder
+from keras_gpt.export.litert import tflite_file
+from keras_gpt.export.litert.convert import QUANTIZATIONS, convert
+from keras_gpt.export.litert.costs import Costs, head_costs, lm_costs
+from keras_gpt.export.litert.graphs import (
+    LanguageModelGraphs,
+    head_functions,
+    language_model,
+)
+from keras_gpt.export.model_card import tokenizer_fingerprint
+from keras_gpt.export.verify import ExportError
+from keras_gpt.models import GPTCausalLM
+from keras_gpt.models.lora import merged
+from keras_gpt.whole_files import write_whole
+
+CHUNK = 16  # tokens of the shortest prefill, where the context is a multiple of it
+# Largest error of a logit, as a share of the largest logit, by quantization; those of
+# integers are told, not judged.
+TOLERANCES = {"none": 1e-4, "float16": 2e-2}
+
+
+class TFLiteReport(NamedTuple):
+    """What an export has cost.
+
+    Attributes:
+        path: string. The file.
+        num_bytes: int. Its size.
+        weight_bytes: int. What the weights take in float32.
+        largest_error: float. Of a logit, or of a head's output.
+        largest_output: float. The scale of that error.
+        perplexity: float or None. Of the given text, under the file.
+        perplexity_before: float or None. The same under the model.
+    """
+
+    path: str
+    num_bytes: int
+    weight_bytes: int
+    largest_error: float
+    largest_output: float
+    perplexity: float | None = None
+    perplexity_before: float | None = None
+
+
+def export_tflite(
+    task: Any,
+    path: str | os.PathLike[str],
+    quantization: str = "none",
+    *,
+    context_length: int | None = None,
+    prefill_lengths: Sequence[int] | None = None,
+    text: str | None = None,
+) -> TFLiteReport:
+    """Writes one file that LiteRT runs by its own ops alone, weights stored once.
+
+    Of a `GPTCausalLM` it has the signatures `prefill_T` for some lengths T, `decode`
+    and `generate`; of a task with a head `classify`, `compare`, `tag` or `answer`, on
+    token ids; and `about`, which tells what the file is. The file is run before it
+    gets its name, and must answer as the task does; it is whole or absent. An active
+    adapter of LoRA is written merged.
+
+    Args:
+        task: `GPTCausalLM`, `GPTTextClassifier`, `GPTSimilarity`,
+            `GPTTokenClassifier` or `GPTQuestionAnswering`.
+        path: string or path, new.
+        quantization: `"none"`; `"float16"`, in which weights are stored; or
+            `"dynamic_int8"`, in which products are computed, too. Defaults to
+            `"none"`.
+        context_length: int. Most tokens of a text, prompt and continuation; of a
+            head, of a row. Defaults to the model's context.
+        prefill_lengths: ints, rising, each a multiple of the first, which divides
+            `context_length`. Defaults to 16, eight times as many, and so on, and half
+            of the context.
+        text: string. Of which the perplexity is measured, before and after; its first
+            `context_length` tokens. Optional.
+
+    Returns:
+        `TFLiteReport`.
+
+    Raises:
+        ValueError: if an argument is out of range, or the weights are too large.
+        FileExistsError: if the file exists.
+        ImportError: if LiteRT is not installed.
+        ExportError: if LiteRT lacks an op, or the file answers otherwise.
+    """
+    path = Path(path)
+    length = _checked_length(task, path, quantization, context_length)
+    generates = isinstance(task, GPTCausalLM)
+    if not generates and (prefill_lengths is not None or text is not None):
+        raise ValueError("prefill_lengths and text are for a GPTCausalLM alone.")
+    with merged(task):
+        about = _about(task, length, quantization)
+        if generates:
+            about["prefill_lengths"] = _prefill_lengths(prefill_lengths, length)
+            functions = LanguageModelGraphs(
+                language_model(task),
+                num_slots=length,
+                prefill_lengths=about["prefill_lengths"],
+            ).functions()
+        else:
+            functions = head_functions(task, length)
+        variables = [weight.value for weight in task.weights]
+        data = convert(
+            {**functions, tflite_file.ABOUT: tflite_file.about_function(about)},
+            variables=variables,
+            quantization=quantization,
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        clear_remains(path.parent)
+        with temporary_folder(path.parent, path.name) as folder:
+            written = folder / path.name
+            write_whole(written, data)
+            if generates:
+                costs = lm_costs(task, written, text)
+            else:
+                costs = head_costs(task, written, *functions)
+            _check(costs, quantization)
+            written.replace(path)
+    return TFLiteReport(
+        path=str(path),
+        num_bytes=len(data),
+        weight_bytes=sum(v.dtype.size * v.shape.num_elements() for v in variables),
+        **costs._asdict(),
+    )
+
+
+def _checked_length(
+    task: Any, path: Path, quantization: str, context_length: int | None
+) -> int:
+    """Returns the context of the file, after a check of the arguments."""
+    if quantization not in QUANTIZATIONS:
+        raise ValueError(
+            f"quantization must be of {', '.join(QUANTIZATIONS)}, got {quantization!r}."
+        )
+    if path.exists():
+        raise FileExistsError(f"path must be new, but {path} exists.")
+    if task.backbone.compute_dtype != "float32":
+        raise ValueError(
+            "task must compute in float32 to be exported, got "
+            f"{task.backbone.compute_dtype}: load it with dtype='float32'."
+        )
+    context = task.backbone.config.max_sequence_length
+    length = context if context_length is None else context_length
+    is_int = isinstance(length, int) and not isinstance(length, bool)
+    if not is_int or not 2 <= length <= context:
+        raise ValueError(
+            f"context_length must be an integer in [2, {context}], got {length!r}."
+        )
+    return length
+
+
+def _prefill_lengths(given: Sequence[int] | None, context: int) -> list[int]:
+    if given is None:
+        first = math.gcd(CHUNK, context)
+        chosen = {first, context // 2 // first * first}
+        while first * 8 <= context // 2:
+            first *= 8
+            chosen.add(first)
+        return sorted(chosen - {0})
+    lengths = list(given)
+    first = lengths[0] if lengths else 0
+    rises = all(a < b for a, b in itertools.pairwise(lengths))
+    if not (rises and first >= 1 and lengths[-1] <= context) or any(
+        length % first for length in [*lengths, context]
+    ):
+        raise ValueError(
+            "prefill_lengths must rise and be multiples of the first, which divides "
+            f"the context of {context}, got {given!r}."
+        )
+    return lengths
+
+
+def _about(task: Any, length: int, quantization: str) -> dict[str, Any]:
+    """Returns what the file is to tell of itself."""
+    about: dict[str, Any] = {
+        "library": "keras_gpt",
+        "library_version": importlib.metadata.version("keras-gpt"),
+        "task": type(task).__name__,
+        "config": task.backbone.config.to_dict(),
+        "context_length": length,
+        "quantization": quantization,
+    }
+    if getattr(task, "label_names", None):
+        about["label_names"] = list(task.label_names)
+    if task.preprocessor is not None:
+        tokenizer = task.preprocessor.tokenizer
+        about["tokenizer_sha256"] = tokenizer_fingerprint(tokenizer)
+        about["end_token_id"] = tokenizer.end_token_id
+    return about
+
+
+def _check(costs: Costs, quantization: str) -> None:
+    tolerance = TOLERANCES.get(quantization, math.inf)
+    if not costs.largest_error <= tolerance * costs.largest_output:
+        raise ExportError(
+            f"outputs must be within {tolerance:g} of their scale of "
+            f"{costs.largest_output:g}, got an error of {costs.largest_error:g}."
+        )

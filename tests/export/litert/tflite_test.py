@@ -1,0 +1,245 @@
+"""TFLite files answer as the models do, from LiteRT's own ops."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_gpt import GPTBackbone, GPTCausalLM
+from keras_gpt.export import ExportError, export_tflite
+from keras_gpt.export.litert import convert, tflite, tflite_file
+from keras_gpt.export.litert.network import LiteRTNetwork
+from keras_gpt.generation import SETTINGS
+from keras_gpt.models import (
+    GPTMultipleChoice,
+    GPTQuestionAnswering,
+    GPTSimilarity,
+    GPTTextClassifier,
+    GPTTokenClassifier,
+)
+
+KNOBS = [
+    {"temperature": 0.0},
+    {"temperature": 1.0, "seed": 2**40 + 3},
+    {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "seed": -5},
+    {"temperature": 1.5, "typical_p": 0.7, "min_p": 0.01, "seed": 9},
+    {
+        **{"temperature": 0.7, "repetition_penalty": 1.3, "no_repeat_ngram_size": 2},
+        **{"presence_penalty": 0.5, "frequency_penalty": 0.1, "seed": 3},
+    },
+]
+
+
+@pytest.fixture(scope="module")
+def written(causal_lm, tmp_path_factory):
+    """An export of the shared language model, and its report."""
+    path = tmp_path_factory.mktemp("litert") / "model.tflite"
+    return path, export_tflite(causal_lm, path)
+
+
+@pytest.fixture(scope="module")
+def generate(written):
+    """Calls the signature `generate`; returns the new ids and the reason's code."""
+    interpreter = tflite_file.open_file(written[0])
+    signature = interpreter.get_signature_runner("generate")
+
+    def run(token_ids, *, count=None, seed=0, stops=(), **knobs):
+        size = signature.get_input_details()["tokens"]["shape"][1]
+        tokens = np.zeros([1, size], np.int32)
+        tokens[0, : len(token_ids)] = token_ids
+        stop_tokens = np.full([8], -1, np.int32)
+        stop_tokens[: len(stops)] = stops
+        settings = {
+            name: np.array([knobs.get(name, setting.default)]).astype(
+                setting.dtype.as_numpy_dtype
+            )
+            for name, setting in SETTINGS.items()
+            if name != "seed"
+        }
+        found = signature(
+            tokens=tokens,
+            num_tokens=np.array([len(token_ids) if count is None else count], np.int32),
+            stop_tokens=stop_tokens,
+            seed=np.array([seed], np.int64).view(np.int32),
+            **settings,
+        )
+        new = found["new_tokens"][: found["num_new_tokens"][0]]
+        return new.tolist(), int(found["finish_reason"][0])
+
+    return run
+
+
+def prompts(size):
+    """Twenty prompts, of lengths that fill chunks and do not."""
+    random = np.random.default_rng(3)
+    lengths = [*(1, 2, 7, 8, 9, 15, 16, 17, 18, 31, 32, 33, 34, 40, 48, 49, 60), 61, 62]
+    return [random.integers(size, size=n).tolist() for n in [*lengths, 63]]
+
+
+def keras_ids(lm, token_ids, **knobs):
+    rows = {"token_ids": [token_ids], "padding_mask": [[1] * len(token_ids)]}
+    found = lm.generate(
+        rows, max_length=64, stop_token_ids=None, strip_prompt=True, **knobs
+    )
+    return found["token_ids"][0][found["padding_mask"][0]].tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("knobs", KNOBS, ids=["greedy", "seed", "top", "typical", "n"])
+def test_generate_draws_the_tokens_of_keras(causal_lm, generate, knobs):
+    on_ids = GPTCausalLM(causal_lm.backbone)
+    for token_ids in prompts(causal_lm.backbone.vocabulary_size):
+        want = keras_ids(on_ids, token_ids, max_new_tokens=20, **knobs)
+        assert generate(token_ids, max_new_tokens=20, **knobs)[0] == want
+
+
+def test_prefill_and_decode_give_the_logits_of_keras(causal_lm, written):
+    network = LiteRTNetwork(written[0])
+    backbone = causal_lm.backbone
+    for token_ids in prompts(backbone.vocabulary_size):
+        hidden = backbone.forward(tf.constant([token_ids]), training=False).hidden
+        want = backbone.logits(hidden[0, -1:]).numpy()[0]
+        got, cache = network.feed(
+            np.array(token_ids, np.int32), num_cached=0, cache=network.empty_cache()
+        )
+        np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max())
+        # And from the cache of a part of it.
+        longer = np.array([*token_ids, 7], np.int32)[:64]
+        got, _ = network.feed(longer, num_cached=len(token_ids) - 1, cache=cache)
+        hidden = backbone.forward(tf.constant(longer[None]), training=False).hidden
+        want = backbone.logits(hidden[0, -1:]).numpy()[0]
+        np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max())
+
+
+def test_generate_stops_and_refuses(causal_lm, generate):
+    whole, reason = generate([5, 6, 7], max_new_tokens=9, temperature=0.0)
+    assert (len(whole), reason) == (9, 2)
+    stop = whole[4]
+    cut, reason = generate([5, 6, 7], max_new_tokens=9, temperature=0.0, stops=[stop])
+    assert (cut, reason) == (whole[: whole.index(stop)], 1)
+    assert len(generate([1] * 60, max_new_tokens=9, temperature=0.0)[0]) == 4
+    assert generate([1] * 64, max_new_tokens=9) == ([], 3)  # no room
+    assert generate([1], max_new_tokens=9, top_p=0.0) == ([], 4)  # out of range
+    assert generate([causal_lm.backbone.vocabulary_size], max_new_tokens=9) == ([], 4)
+    assert generate([], max_new_tokens=9) == ([], 4)
+
+
+def test_a_file_holds_its_weights_once(tmp_path):
+    # Large enough to outweigh the graph.
+    backbone = GPTBackbone.from_size("gpt_nano", hidden_dim=256, vocabulary_size=300)
+    sizes = {}
+    for quantization in ("none", "float16", "dynamic_int8"):
+        path = tmp_path / f"{quantization}.tflite"
+        report = export_tflite(GPTCausalLM(backbone), path, quantization)
+        assert report.num_bytes == path.stat().st_size
+        about = tflite_file.about(tflite_file.open_file(path))
+        assert about["quantization"] == quantization
+        sizes[quantization] = report.num_bytes
+    weights = report.weight_bytes
+    graph = 700_000  # and the scales, in each signature
+    assert weights < sizes["none"] < weights + graph
+    assert weights / 2 < sizes["float16"] < weights / 2 + graph
+    assert weights / 4 < sizes["dynamic_int8"] < weights / 4 + graph
+
+
+def test_ops_are_builtin_and_about_tells_the_tokenizer(causal_lm, written):
+    ops = tflite_file.ops_of(written[0].read_bytes())
+    assert {"EMBEDDING_LOOKUP", "DYNAMIC_UPDATE_SLICE", "FULLY_CONNECTED"} <= ops
+    assert not any(op.startswith("custom") for op in ops)
+    about = tflite_file.about(tflite_file.open_file(written[0]))
+    assert about["prefill_lengths"] == [16, 32]
+    assert about["end_token_id"] == causal_lm.preprocessor.tokenizer.end_token_id
+    assert len(about["tokenizer_sha256"]) == 64
+
+
+def test_an_adapter_is_written_merged(causal_lm, tmp_path):
+    backbone = GPTBackbone.from_size("gpt_nano", vocabulary_size=64)
+    backbone.enable_lora(2)
+    for weight in backbone.trainable_weights:
+        weight.assign(keras.random.normal(weight.shape, seed=1))
+    report = export_tflite(GPTCausalLM(backbone), tmp_path / "model.tflite")
+    assert report.largest_error < 1e-4 * report.largest_output
+    assert backbone.adapters.active == "default"
+
+
+def test_perplexity_of_a_text(causal_lm, tmp_path):
+    text = "The king is dead, long live the king!"
+    report = export_tflite(
+        *(causal_lm, tmp_path / "model.tflite", "dynamic_int8"), text=text
+    )
+    token_ids = causal_lm.preprocessor.tokenizer.tokenize(text).numpy()
+    backbone = causal_lm.backbone
+    hidden = backbone.forward(tf.constant(token_ids[None]), training=False).hidden
+    losses = keras.losses.sparse_categorical_crossentropy(
+        token_ids[1:], backbone.logits(hidden)[0, :-1], from_logits=True
+    )
+    want = np.exp(np.mean(losses))
+    assert report.perplexity_before == pytest.approx(want, rel=1e-4)
+    assert report.perplexity == pytest.approx(report.perplexity_before, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda backbone: GPTTextClassifier(backbone, num_classes=3),
+        lambda backbone: GPTTextClassifier(backbone, num_classes=3, multi_label=True),
+        lambda backbone: GPTTextClassifier(backbone, num_classes=1),
+        lambda backbone: GPTSimilarity(backbone, num_classes=1),
+        lambda backbone: GPTTokenClassifier(backbone, num_classes=4),
+        lambda backbone: GPTQuestionAnswering(backbone),
+    ],
+)
+def test_heads(causal_lm, tmp_path, make):
+    task = make(causal_lm.backbone)
+    report = export_tflite(task, tmp_path / "head.tflite", context_length=32)
+    assert report.largest_error < 1e-4 * report.largest_output
+
+
+def test_bad_arguments(causal_lm, tmp_path, monkeypatch):
+    path = tmp_path / "model.tflite"
+    half = GPTBackbone.from_size("gpt_nano", vocabulary_size=64, dtype="bfloat16")
+    for arguments, message in [
+        (dict(quantization="int3"), "quantization must be of none, float16"),
+        (dict(context_length=65), r"context_length must be an integer in \[2, 64\]"),
+        (dict(prefill_lengths=[]), "prefill_lengths must rise"),
+        (dict(prefill_lengths=[16, 24]), "prefill_lengths must rise"),
+        (dict(prefill_lengths=[3]), "prefill_lengths must rise"),
+        (dict(text=""), "text must have two tokens"),
+        (dict(task=GPTCausalLM(half)), "task must compute in float32"),
+        (dict(task=GPTMultipleChoice(causal_lm.backbone)), "task must be a GPTCausal"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            export_tflite(**{"task": causal_lm, "path": path, **arguments})
+    monkeypatch.setattr(convert, "MOST_BYTES", 1000)
+    with pytest.raises(ValueError, match="weights must have at most 1,000 bytes"):
+        export_tflite(causal_lm, path)
+    assert not list(tmp_path.iterdir())
+    path.write_bytes(b"mine")
+    with pytest.raises(FileExistsError, match="path must be new"):
+        export_tflite(causal_lm, path)
+    assert path.read_bytes() == b"mine"
+
+
+def test_an_op_that_litert_lacks_is_named(tmp_path):
+    backbone = GPTBackbone.from_size("gpt_nano", vocabulary_size=64)
+    backbone.transformer_layers[1].mlp.activation = tf.math.erfinv
+    with pytest.raises(ExportError, match="Erfinv in .*transformer_layer_1.*mlp"):
+        export_tflite(GPTCausalLM(backbone), tmp_path / "model.tflite")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_answers_otherwise_is_not_written(causal_lm, tmp_path, monkeypatch):
+    monkeypatch.setitem(tflite.TOLERANCES, "none", 1e-12)
+    with pytest.raises(ExportError, match="outputs must be within 1e-12"):
+        export_tflite(causal_lm, tmp_path / "model.tflite")
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_that_are_none(written, tmp_path):
+    with pytest.raises(FileNotFoundError, match="path must be a TFLite file"):
+        LiteRTNetwork(tmp_path / "absent")
+    data = written[0].read_bytes()
+    for part in (data[: len(data) // 2], b"", b"no model at all, but some bytes"):
+        (tmp_path / "part").write_bytes(part)
+        with pytest.raises(ValueError, match="path must be a whole TFLite file"):
+            LiteRTNetwork(tmp_path / "part")
