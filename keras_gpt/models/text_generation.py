@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,10 +35,7 @@ class TextGeneration:
     backbone: Any
     preprocessor: Any
     sampler_options: Any
-
-    def _runner(self) -> GenerationRunner:
-        """Returns what runs `generate`, made once per network."""
-        raise NotImplementedError
+    _runner: Callable[[], GenerationRunner]  # what runs the network, made once
 
     def generate(
         self,
