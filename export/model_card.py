@@ -31,27 +31,34 @@ def model_card(
         signatures: those of the model.
         export_options: further arguments of the export by name.
     """
-    tokenizer = task.preprocessor.tokenizer
     return {
-        "library": "keras_gpt",
-        "library_version": importlib.metadata.version("keras-gpt"),
-        "tensorflow_version": tf.__version__,
-        "task": type(task).__name__,
-        "config": task.backbone.config.to_dict(),
-        "num_parameters": sum(
-            int(tf.size(weight.value)) for weight in task.weights
-        ),
-        "compute_dtype": task.backbone.compute_dtype,
-        "tokenizer": {
-            "class": type(tokenizer).__name__,
-            "vocabulary_size": tokenizer.vocabulary_size(),
-            "sha256": tokenizer_fingerprint(tokenizer),
-        },
+        **task_card(task),
+        "num_parameters": sum(int(tf.size(weight.value)) for weight in task.weights),
         "weights_sha256": weights_fingerprint(task),
         **own,
         "export_options": export_options,
         "signatures": {name: one.meaning for name, one in signatures.items()},
     }
+
+
+def task_card(task: Any) -> dict[str, Any]:
+    """Returns what is said of a task whatever it is exported as, as plain data."""
+    card = {
+        "library": "keras_gpt",
+        "library_version": importlib.metadata.version("keras-gpt"),
+        "tensorflow_version": tf.__version__,
+        "task": type(task).__name__,
+        "config": task.backbone.config.to_dict(),
+        "compute_dtype": task.backbone.compute_dtype,
+    }
+    if task.preprocessor is not None:
+        tokenizer = task.preprocessor.tokenizer
+        card["tokenizer"] = {
+            "class": type(tokenizer).__name__,
+            "vocabulary_size": tokenizer.vocabulary_size(),
+            "sha256": tokenizer_fingerprint(tokenizer),
+        }
+    return card
 
 
 def write_card(path: Path, card: dict[str, Any]) -> None:

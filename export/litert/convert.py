@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.lite.python.convert import ConverterError
 
 from keras_gpt.export.verify import ExportError
 
@@ -38,9 +39,7 @@ def convert(
         ExportError: if LiteRT lacks an op; the message names it and where it is.
         ValueError: if the weights are too large for such a file.
     """
-    size = sum(
-        variable.dtype.size * variable.shape.num_elements() for variable in variables
-    )
+    size = num_bytes(variables)
     if size > MOST_BYTES:
         raise ValueError(
             f"weights must have at most {MOST_BYTES:,} bytes in float32 for a TFLite "
@@ -60,13 +59,18 @@ def convert(
         converter.optimizations = optimizations
         try:
             return converter.convert()
-        except Exception as error:
+        except ConverterError as error:
             missing = _missing_ops(str(error), functions)
             if not missing:
                 raise
             raise ExportError(
                 f"all ops must be LiteRT's own, got {', '.join(missing)}."
             ) from error
+
+
+def num_bytes(variables: Iterable[tf.Variable]) -> int:
+    """Returns what variables take in memory."""
+    return sum(v.dtype.size * v.shape.num_elements() for v in variables)
 
 
 def _missing_ops(message: str, functions: Mapping[str, Any]) -> list[str]:

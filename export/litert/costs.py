@@ -108,7 +108,5 @@ def _costs(want: dict[str, np.ndarray], got: dict[str, np.ndarray]) -> Costs:
 
 def _perplexity(logits: np.ndarray, token_ids: np.ndarray) -> float:
     """Returns that of all tokens but the first; logits (N, V)."""
-    largest = logits.max(axis=-1, keepdims=True)
-    total = largest[:, 0] + np.log(np.exp(logits - largest).sum(axis=-1))
-    chosen = logits[np.arange(len(token_ids) - 1), token_ids[1:]]
-    return float(np.exp(np.mean(total[:-1] - chosen)))
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(token_ids[1:], logits[:-1])
+    return float(tf.exp(tf.reduce_mean(losses)))

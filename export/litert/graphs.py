@@ -28,10 +28,10 @@ from keras_gpt.generation.compiled import fixed_state
 from keras_gpt.generation.feeding import feed
 from keras_gpt.generation.state import (
     INVALID_INPUT,
-    LENGTH,
     PROMPT_TOO_LONG,
     UNFINISHED,
     DecodeState,
+    Prompts,
 )
 from keras_gpt.layers.kv_cache import KVCache, LayerCache
 from keras_gpt.layers.runtime import graphs_for
@@ -159,18 +159,17 @@ class LanguageModelGraphs:
     ) -> DecodeState:
         size, num_ids = self._num_slots, self._model.config.vocabulary_size
         # Any seed is valid, and this one has two halves.
-        numbers = settings._replace(seed=num_tokens)
-        is_valid = numbers.are_valid & (num_tokens > 0)
+        is_valid = settings._replace(seed=num_tokens).are_valid & (num_tokens > 0)
         is_valid &= tf.reduce_all((tokens >= 0) & (tokens < num_ids))
         reason = tf.where(num_tokens < size, UNFINISHED, PROMPT_TOO_LONG)
         reason = tf.where(is_valid, reason, INVALID_INPUT)
-        limits = tf.minimum(settings.max_new_tokens, size - num_tokens)
-        is_full = (reason == UNFINISHED) & (limits <= 0)
+        prompts = Prompts.of(self._model, tokens, num_tokens, reason)
+        limits, reason = prompts.limits(settings.max_new_tokens, room=size - num_tokens)
         return fixed_state(
             tokens,
             lengths=num_tokens,
             limits=limits,
-            finish_reason=tf.where(is_full, LENGTH, reason),
+            finish_reason=reason,
             cache=self._empty_cache(num_tokens[0]),
         )
 

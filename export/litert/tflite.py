@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import itertools
 import math
 import os
@@ -12,14 +11,14 @@ from typing import Any, NamedTuple
 
 from keras_gpt.export.files import clear_remains, temporary_folder
 from keras_gpt.export.litert import tflite_file
-from keras_gpt.export.litert.convert import QUANTIZATIONS, convert
+from keras_gpt.export.litert.convert import QUANTIZATIONS, convert, num_bytes
 from keras_gpt.export.litert.costs import Costs, head_costs, lm_costs
 from keras_gpt.export.litert.graphs import (
     LanguageModelGraphs,
     head_functions,
     language_model,
 )
-from keras_gpt.export.model_card import tokenizer_fingerprint
+from keras_gpt.export.model_card import task_card
 from keras_gpt.export.verify import ExportError
 from keras_gpt.models import GPTCausalLM
 from keras_gpt.models.lora import merged
@@ -100,7 +99,12 @@ def export_tflite(
     if not generates and (prefill_lengths is not None or text is not None):
         raise ValueError("prefill_lengths and text are for a GPTCausalLM alone.")
     with merged(task):
-        about = _about(task, length, quantization)
+        about = {
+            **task_card(task),
+            "label_names": getattr(task, "label_names", None),
+            "context_length": length,
+            "quantization": quantization,
+        }
         if generates:
             about["prefill_lengths"] = _prefill_lengths(prefill_lengths, length)
             functions = LanguageModelGraphs(
@@ -130,7 +134,7 @@ def export_tflite(
     return TFLiteReport(
         path=str(path),
         num_bytes=len(data),
-        weight_bytes=sum(v.dtype.size * v.shape.num_elements() for v in variables),
+        weight_bytes=num_bytes(variables),
         **costs._asdict(),
     )
 
@@ -149,6 +153,13 @@ def _checked_length(
         raise ValueError(
             "task must compute in float32 to be exported, got "
             f"{task.backbone.compute_dtype}: load it with dtype='float32'."
+        )
+    if any(
+        getattr(layer, "quantization_mode", None) for layer in task._flatten_layers()
+    ):
+        raise ValueError(
+            "task must not be quantized by Keras to be exported: load it again, and "
+            "give quantization."
         )
     context = task.backbone.config.max_sequence_length
     length = context if context_length is None else context_length
@@ -179,25 +190,6 @@ def _prefill_lengths(given: Sequence[int] | None, context: int) -> list[int]:
             f"the context of {context}, got {given!r}."
         )
     return lengths
-
-
-def _about(task: Any, length: int, quantization: str) -> dict[str, Any]:
-    """Returns what the file is to tell of itself."""
-    about: dict[str, Any] = {
-        "library": "keras_gpt",
-        "library_version": importlib.metadata.version("keras-gpt"),
-        "task": type(task).__name__,
-        "config": task.backbone.config.to_dict(),
-        "context_length": length,
-        "quantization": quantization,
-    }
-    if getattr(task, "label_names", None):
-        about["label_names"] = list(task.label_names)
-    if task.preprocessor is not None:
-        tokenizer = task.preprocessor.tokenizer
-        about["tokenizer_sha256"] = tokenizer_fingerprint(tokenizer)
-        about["end_token_id"] = tokenizer.end_token_id
-    return about
 
 
 def _check(costs: Costs, quantization: str) -> None:

@@ -148,8 +148,7 @@ def test_ops_are_builtin_and_about_tells_the_tokenizer(causal_lm, written):
     assert not any(op.startswith("custom") for op in ops)
     about = tflite_file.about(tflite_file.open_file(written[0]))
     assert about["prefill_lengths"] == [16, 32]
-    assert about["end_token_id"] == causal_lm.preprocessor.tokenizer.end_token_id
-    assert len(about["tokenizer_sha256"]) == 64
+    assert len(about["tokenizer"]["sha256"]) == 64
 
 
 def test_an_adapter_is_written_merged(causal_lm, tmp_path):
@@ -160,6 +159,22 @@ def test_an_adapter_is_written_merged(causal_lm, tmp_path):
     report = export_tflite(GPTCausalLM(backbone), tmp_path / "model.tflite")
     assert report.largest_error < 1e-4 * report.largest_output
     assert backbone.adapters.active == "default"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"normalize_first": False, "use_bias": False, "activation": "silu"},
+        {"tie_embeddings": False, "activation": "gelu"},
+        {"scale_attention_by_inverse_layer": True, "activation": "relu"},
+    ],
+)
+def test_networks_of_other_kinds(tmp_path, fields):
+    backbone = GPTBackbone.from_size(
+        "gpt_nano", vocabulary_size=64, max_sequence_length=30, **fields
+    )
+    report = export_tflite(GPTCausalLM(backbone), tmp_path / "model.tflite")
+    assert report.largest_error < 1e-4 * report.largest_output
 
 
 def test_perplexity_of_a_text(causal_lm, tmp_path):
@@ -198,6 +213,8 @@ def test_heads(causal_lm, tmp_path, make):
 def test_bad_arguments(causal_lm, tmp_path, monkeypatch):
     path = tmp_path / "model.tflite"
     half = GPTBackbone.from_size("gpt_nano", vocabulary_size=64, dtype="bfloat16")
+    integers = GPTBackbone.from_size("gpt_nano", vocabulary_size=64)
+    integers.quantize("int8")
     for arguments, message in [
         (dict(quantization="int3"), "quantization must be of none, float16"),
         (dict(context_length=65), r"context_length must be an integer in \[2, 64\]"),
@@ -206,6 +223,7 @@ def test_bad_arguments(causal_lm, tmp_path, monkeypatch):
         (dict(prefill_lengths=[3]), "prefill_lengths must rise"),
         (dict(text=""), "text must have two tokens"),
         (dict(task=GPTCausalLM(half)), "task must compute in float32"),
+        (dict(task=GPTCausalLM(integers)), "task must not be quantized by Keras"),
         (dict(task=GPTMultipleChoice(causal_lm.backbone)), "task must be a GPTCausal"),
     ]:
         with pytest.raises(ValueError, match=message):
