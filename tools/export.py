@@ -127,13 +127,14 @@ def _write_tflite(flags: absl_flags.FlagValues) -> None:
         prefill_lengths=lengths,
         text=text,
     )
-    print(f"{report.path} answers like the model; {report.num_bytes:,} bytes for")
-    print(f"  weights of {report.weight_bytes:,} bytes in float32")
-    print(f"  largest error of an output {report.largest_error:.3g}", end="")
-    print(f", of {report.largest_output:.3g}")
-    if report.perplexity is not None:
-        print(f"  perplexity {report.perplexity:.4f}", end="")
-        print(f", {report.perplexity_before:.4f} before")
+    costs = report.costs
+    print(f"{report.path}: {report.num_bytes:,} bytes, of weights in float32", end="")
+    print(f" {report.weight_bytes:,}")
+    print(f"  largest error of an output {costs.largest_error:.3g}", end="")
+    print(f", of {costs.largest_output:.3g}")
+    if costs.perplexity is not None:
+        print(f"  perplexity {costs.perplexity:.4f}", end="")
+        print(f", {costs.perplexity_before:.4f} before")
 
 
 def _write_saved_model(flags: absl_flags.FlagValues) -> None:

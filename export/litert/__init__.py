@@ -1,1 +1,1 @@
-"""Models for devices: TFLite files, LiteRT-LM bundles and a page for browsers."""
+"""TFLite files, for LiteRT on devices."""

@@ -9,7 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_gpt.export.litert import tflite_file
-from keras_gpt.export.litert.graphs import head_outputs, language_model
+from keras_gpt.export.litert.graphs import language_model
+from keras_gpt.export.litert.heads import head_outputs
 from keras_gpt.export.litert.network import LiteRTNetwork
 
 NUM_TOKENS = 64  # of the made text, where none is given
@@ -31,44 +32,56 @@ class Costs(NamedTuple):
     perplexity_before: float | None = None
 
 
-def lm_costs(task: Any, path: Path, text: str | None) -> Costs:
-    """Feeds a text to a language model and to its file, token by token.
+def tokens_to_try(task: Any, text: str | None, *, context: int) -> np.ndarray:
+    """Returns the tokens by which a language model and its file are compared.
 
     Args:
         task: `GPTCausalLM`.
-        path: the file.
         text: string, or None for ids at random.
+        context: int. Most tokens.
+
+    Returns:
+        int32 (N,).
 
     Raises:
         ValueError: if the text has less than two tokens.
     """
-    network = LiteRTNetwork(path)
-    config = task.backbone.config
     if text is None:
-        count = min(NUM_TOKENS, network.context)
-        token_ids = np.random.default_rng(0).integers(
-            config.vocabulary_size, size=count
-        )
-    else:
-        if task.preprocessor is None:
-            raise ValueError("text must be None for a task without a preprocessor.")
-        token_ids = task.preprocessor.tokenizer.tokenize(text).numpy()
-        token_ids = token_ids[: network.context]
-        if len(token_ids) < 2:
-            raise ValueError(f"text must have two tokens at least, got {text!r}.")
-    token_ids = token_ids.astype(np.int32)
+        size, count = task.backbone.config.vocabulary_size, min(NUM_TOKENS, context)
+        return np.random.default_rng(0).integers(size, size=count, dtype=np.int32)
+    if task.preprocessor is None:
+        raise ValueError("text must be None for a task without a preprocessor.")
+    token_ids = task.preprocessor.tokenizer.tokenize(text).numpy()[:context]
+    if len(token_ids) < 2:
+        raise ValueError(f"text must have two tokens at least, got {text!r}.")
+    return token_ids.astype(np.int32)
+
+
+def lm_costs(
+    task: Any, path: Path, token_ids: np.ndarray, *, have_meaning: bool
+) -> Costs:
+    """Feeds tokens to a language model and to its file.
+
+    Args:
+        task: `GPTCausalLM`.
+        path: the file.
+        token_ids: int32 (N,), at most the file's context.
+        have_meaning: bool. Whether they are a text, whose perplexity counts.
+    """
+    network = LiteRTNetwork(path)
     model = language_model(task)
     hidden = model.forward(tf.constant(token_ids[None]), training=False).hidden
     want = model.logits(hidden)[0].numpy()
-    # The first half in chunks, which tell of prefill, the rest by steps.
     rows, cache, first = [], network.empty_cache(), 0
-    for count in range(1 if text else len(token_ids) // 2 + 1, len(token_ids) + 1):
+    # Of what has no meaning the first half goes in chunks, which tell of prefill.
+    least = 1 if have_meaning else len(token_ids) // 2 + 1
+    for count in range(least, len(token_ids) + 1):
         logits, cache = network.feed(token_ids[:count], num_cached=first, cache=cache)
         rows.append(logits)
         first = count
     got = np.stack(rows)
     costs = _costs({"logits": want[-len(got) :]}, {"logits": got})
-    if text is None:
+    if not have_meaning:
         return costs
     return costs._replace(
         perplexity=_perplexity(got, token_ids),
@@ -83,9 +96,9 @@ def head_costs(task: Any, path: Path, name: str) -> Costs:
     shape = signature.get_input_details()["token_ids"]["shape"]
     size = task.backbone.config.vocabulary_size
     rows = {
-        "token_ids": np.random.default_rng(0)
-        .integers(size, size=shape)
-        .astype(np.int32),
+        "token_ids": np.random.default_rng(0).integers(
+            size, size=shape, dtype=np.int32
+        ),
         "padding_mask": np.ones(shape, np.int32),
     }
     rows["padding_mask"][..., shape[-1] * 3 // 4 :] = 0

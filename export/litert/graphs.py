@@ -35,13 +35,7 @@ from keras_gpt.generation.state import (
 )
 from keras_gpt.layers.kv_cache import KVCache, LayerCache
 from keras_gpt.layers.runtime import graphs_for
-from keras_gpt.models import (
-    GPTCausalLM,
-    GPTQuestionAnswering,
-    GPTSimilarity,
-    GPTTextClassifier,
-    GPTTokenClassifier,
-)
+from keras_gpt.models import GPTCausalLM
 
 NUM_STOP_TOKENS = 8  # of `generate`; -1 stands for none
 CHUNK_LENGTHS = 2  # in which `generate` reads prompts: each costs place in the file
@@ -74,11 +68,11 @@ class LanguageModelGraphs:
     def functions(self) -> dict[str, Any]:
         """Returns concrete functions by the names of their signatures."""
         made = {
-            f"prefill_{length}": _concrete(self._prefill, self._step_specs(length))
+            f"prefill_{length}": concrete(self._prefill, self._step_specs(length))
             for length in self._lengths
         }
-        made["decode"] = _concrete(self._decode, self._step_specs(1))
-        made["generate"] = _concrete(self._generate, self._generate_specs())
+        made["decode"] = concrete(self._decode, self._step_specs(1))
+        made["generate"] = concrete(self._generate, self._generate_specs())
         return made
 
     # === Steps ===
@@ -212,64 +206,6 @@ class LanguageModelGraphs:
         return state._replace(num_cached=num_cached, cache=cache)
 
 
-def head_functions(task: Any, length: int) -> dict[str, Any]:
-    """Returns what a task with a head does, by the name of its signature.
-
-    It takes a row as the task's preprocessor makes it: `token_ids` and `padding_mask`,
-    int32 (1, T); of a `GPTSimilarity` (1, 2, T), the texts in both orders.
-
-    Args:
-        task: `GPTTextClassifier`, `GPTSimilarity`, `GPTTokenClassifier` or
-            `GPTQuestionAnswering`.
-        length: int (T).
-
-    Raises:
-        ValueError: if the task is none of them.
-    """
-    for cls, (name, _) in _HEADS.items():
-        if isinstance(task, cls):
-            shape = task.input["token_ids"].shape  # (None, None), or two texts a row
-            row = tf.TensorSpec([1, *shape[1:-1], length], tf.int32)
-
-            def run(**rows: Any) -> dict[str, tf.Tensor]:
-                return head_outputs(task, task(rows, training=False))
-
-            return {name: _concrete(run, {"token_ids": row, "padding_mask": row})}
-    raise ValueError(
-        "task must be a GPTCausalLM, GPTTextClassifier, GPTSimilarity, "
-        f"GPTTokenClassifier or GPTQuestionAnswering, got {type(task).__name__}."
-    )
-
-
-def head_outputs(task: Any, outputs: Any) -> dict[str, tf.Tensor]:
-    """Returns what a task's signature tells, of what its network returns."""
-    tell = next(tell for cls, (_, tell) in _HEADS.items() if isinstance(task, cls))
-    return tell(task, outputs)
-
-
-def _verdict(task: Any, outputs: tf.Tensor) -> dict[str, tf.Tensor]:
-    if task.labels is None:
-        return {"score": outputs[:, 0]}
-    return {"probabilities": task.probabilities(outputs)}
-
-
-def _word_labels(task: Any, logits: tf.Tensor) -> dict[str, tf.Tensor]:
-    return {"probabilities": tf.nn.softmax(logits)}
-
-
-def _span(task: Any, logits: Any) -> dict[str, tf.Tensor]:
-    return {"start_logits": logits["start"], "end_logits": logits["end"]}
-
-
-# The more special first.
-_HEADS: dict[Any, tuple[str, Callable[..., dict[str, tf.Tensor]]]] = {
-    GPTSimilarity: ("compare", _verdict),
-    GPTTextClassifier: ("classify", _verdict),
-    GPTTokenClassifier: ("tag", _word_labels),
-    GPTQuestionAnswering: ("answer", _span),
-}
-
-
 def _cache_specs(model: LanguageModel, num_slots: int) -> dict[str, tf.TensorSpec]:
     cache = model.empty_cache(1, num_slots=num_slots)
     return {
@@ -298,9 +234,11 @@ def _cache(named: dict[str, tf.Tensor]) -> KVCache:
     )
 
 
-def _concrete(
+def concrete(
     function: Callable[..., dict[str, tf.Tensor]], specs: dict[str, tf.TensorSpec]
 ) -> Any:
+    """Returns a function of named tensors as a graph for LiteRT."""
+
     def call(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         with graphs_for("litert"):
             return function(**inputs)

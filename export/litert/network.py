@@ -67,21 +67,18 @@ class LiteRTNetwork:
         Returns:
             float32 (V,), the logits after the last token, and the cache of all tokens.
         """
-        while num_cached < len(token_ids) - 1:
-            length = self._chunk(len(token_ids) - 1 - num_cached, num_cached)
+        last = len(token_ids) - 1
+        while num_cached < last:
+            length = self._chunk(last - num_cached, num_cached)
+            end = min(num_cached + length, last)
+            part = token_ids[num_cached:end]
             if length == 1:
-                cache = self._step(token_ids, num_cached, cache)
-                del cache["logits"]
+                _, cache = self._step(part, num_cached, cache)
             else:
-                chunk = token_ids[
-                    num_cached : min(num_cached + length, len(token_ids) - 1)
-                ]
-                cache = self._run(
-                    self._prefill[length], chunk, length, num_cached, cache
-                )
-            num_cached = min(num_cached + length, len(token_ids) - 1)
-        outputs = self._step(token_ids, num_cached, cache)
-        return outputs.pop("logits")[0, 0], outputs
+                signature = self._prefill[length]
+                cache = self._run(signature, part, length, num_cached, cache)
+            num_cached = end
+        return self._step(token_ids[last:], last, cache)
 
     def _chunk(self, count: int, first: int) -> int:
         """Returns the longest chunk that `count` tokens fill, or the shortest one."""
@@ -92,8 +89,10 @@ class LiteRTNetwork:
 
     def _step(
         self, token_ids: np.ndarray, place: int, cache: dict[str, np.ndarray]
-    ) -> dict[str, np.ndarray]:
-        return self._run(self._decode, token_ids[place : place + 1], 1, place, cache)
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Feeds one token; returns the logits after it, and the cache."""
+        outputs = self._run(self._decode, token_ids, 1, place, cache)
+        return outputs.pop("logits")[0, 0], outputs
 
     def _run(
         self,

@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 from keras_gpt.export.files import clear_remains, temporary_folder
 from keras_gpt.export.litert import tflite_file
 from keras_gpt.export.litert.convert import QUANTIZATIONS, convert, num_bytes
-from keras_gpt.export.litert.costs import Costs, head_costs, lm_costs
-from keras_gpt.export.litert.graphs import (
-    LanguageModelGraphs,
-    head_functions,
-    language_model,
+from keras_gpt.export.litert.costs import (
+    Costs,
+    head_costs,
+    lm_costs,
+    tokens_to_try,
 )
+from keras_gpt.export.litert.graphs import LanguageModelGraphs, language_model
+from keras_gpt.export.litert.heads import head_functions
 from keras_gpt.export.model_card import task_card
 from keras_gpt.export.verify import ExportError
 from keras_gpt.models import GPTCausalLM
@@ -37,19 +39,13 @@ class TFLiteReport(NamedTuple):
         path: string. The file.
         num_bytes: int. Its size.
         weight_bytes: int. What the weights take in float32.
-        largest_error: float. Of a logit, or of a head's output.
-        largest_output: float. The scale of that error.
-        perplexity: float or None. Of the given text, under the file.
-        perplexity_before: float or None. The same under the model.
+        costs: `Costs`: the largest error, and the perplexity before and after.
     """
 
     path: str
     num_bytes: int
     weight_bytes: int
-    largest_error: float
-    largest_output: float
-    perplexity: float | None = None
-    perplexity_before: float | None = None
+    costs: Costs
 
 
 def export_tflite(
@@ -94,7 +90,9 @@ def export_tflite(
         ExportError: if LiteRT lacks an op, or the file answers otherwise.
     """
     path = Path(path)
-    length = _checked_length(task, path, quantization, context_length)
+    tflite_file.interpreter_class()  # or an error, before all the work
+    _check_arguments(task, path, quantization)
+    length = _context(context_length, most=task.backbone.config.max_sequence_length)
     generates = isinstance(task, GPTCausalLM)
     if not generates and (prefill_lengths is not None or text is not None):
         raise ValueError("prefill_lengths and text are for a GPTCausalLM alone.")
@@ -106,6 +104,7 @@ def export_tflite(
             "quantization": quantization,
         }
         if generates:
+            token_ids = tokens_to_try(task, text, context=length)
             about["prefill_lengths"] = _prefill_lengths(prefill_lengths, length)
             functions = LanguageModelGraphs(
                 language_model(task),
@@ -126,7 +125,8 @@ def export_tflite(
             written = folder / path.name
             write_whole(written, data)
             if generates:
-                costs = lm_costs(task, written, text)
+                is_text = text is not None
+                costs = lm_costs(task, written, token_ids, have_meaning=is_text)
             else:
                 costs = head_costs(task, written, *functions)
             _check(costs, quantization)
@@ -135,14 +135,11 @@ def export_tflite(
         path=str(path),
         num_bytes=len(data),
         weight_bytes=num_bytes(variables),
-        **costs._asdict(),
+        costs=costs,
     )
 
 
-def _checked_length(
-    task: Any, path: Path, quantization: str, context_length: int | None
-) -> int:
-    """Returns the context of the file, after a check of the arguments."""
+def _check_arguments(task: Any, path: Path, quantization: str) -> None:
     if quantization not in QUANTIZATIONS:
         raise ValueError(
             f"quantization must be of {', '.join(QUANTIZATIONS)}, got {quantization!r}."
@@ -154,19 +151,21 @@ def _checked_length(
             "task must compute in float32 to be exported, got "
             f"{task.backbone.compute_dtype}: load it with dtype='float32'."
         )
-    if any(
-        getattr(layer, "quantization_mode", None) for layer in task._flatten_layers()
-    ):
+    layers = task._flatten_layers()
+    if any(getattr(layer, "quantization_mode", None) for layer in layers):
         raise ValueError(
             "task must not be quantized by Keras to be exported: load it again, and "
             "give quantization."
         )
-    context = task.backbone.config.max_sequence_length
-    length = context if context_length is None else context_length
+
+
+def _context(given: int | None, *, most: int) -> int:
+    """Returns the most tokens of a text."""
+    length = most if given is None else given
     is_int = isinstance(length, int) and not isinstance(length, bool)
-    if not is_int or not 2 <= length <= context:
+    if not is_int or not 2 <= length <= most:
         raise ValueError(
-            f"context_length must be an integer in [2, {context}], got {length!r}."
+            f"context_length must be an integer in [2, {most}], got {length!r}."
         )
     return length
 

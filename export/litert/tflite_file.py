@@ -36,6 +36,21 @@ def ops_of(data: bytes) -> set[str]:
     return ops
 
 
+def interpreter_class() -> Any:
+    """Returns LiteRT's interpreter.
+
+    Raises:
+        ImportError: if LiteRT is not installed.
+    """
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError as error:
+        raise ImportError(
+            "LiteRT is not installed: pip install 'keras-gpt[litert]'."
+        ) from error
+    return Interpreter
+
+
 def open_file(path: str | os.PathLike[str], *, num_threads: int | None = None) -> Any:
     """Returns the interpreter of a TFLite file.
 
@@ -44,16 +59,11 @@ def open_file(path: str | os.PathLike[str], *, num_threads: int | None = None) -
         FileNotFoundError: if there is no such file.
         ValueError: if it is no TFLite file, or not a whole one.
     """
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError as error:
-        raise ImportError(
-            "LiteRT is not installed: pip install 'keras-gpt[litert]'."
-        ) from error
+    interpreter = interpreter_class()
     if not os.path.isfile(path):
         raise FileNotFoundError(f"path must be a TFLite file, but {path} is none.")
     try:
-        return Interpreter(os.fspath(path), num_threads=num_threads)
+        return interpreter(os.fspath(path), num_threads=num_threads)
     except ValueError as error:
         raise ValueError(
             f"path must be a whole TFLite file, got {path}: {error}"

@@ -1,5 +1,7 @@
 """TFLite files answer as the models do, from LiteRT's own ops."""
 
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -157,7 +159,7 @@ def test_an_adapter_is_written_merged(causal_lm, tmp_path):
     for weight in backbone.trainable_weights:
         weight.assign(keras.random.normal(weight.shape, seed=1))
     report = export_tflite(GPTCausalLM(backbone), tmp_path / "model.tflite")
-    assert report.largest_error < 1e-4 * report.largest_output
+    assert report.costs.largest_error < 1e-4 * report.costs.largest_output
     assert backbone.adapters.active == "default"
 
 
@@ -174,7 +176,7 @@ def test_networks_of_other_kinds(tmp_path, fields):
         "gpt_nano", vocabulary_size=64, max_sequence_length=30, **fields
     )
     report = export_tflite(GPTCausalLM(backbone), tmp_path / "model.tflite")
-    assert report.largest_error < 1e-4 * report.largest_output
+    assert report.costs.largest_error < 1e-4 * report.costs.largest_output
 
 
 def test_perplexity_of_a_text(causal_lm, tmp_path):
@@ -189,8 +191,10 @@ def test_perplexity_of_a_text(causal_lm, tmp_path):
         token_ids[1:], backbone.logits(hidden)[0, :-1], from_logits=True
     )
     want = np.exp(np.mean(losses))
-    assert report.perplexity_before == pytest.approx(want, rel=1e-4)
-    assert report.perplexity == pytest.approx(report.perplexity_before, rel=0.05)
+    assert report.costs.perplexity_before == pytest.approx(want, rel=1e-4)
+    assert report.costs.perplexity == pytest.approx(
+        report.costs.perplexity_before, rel=0.05
+    )
 
 
 @pytest.mark.parametrize(
@@ -207,7 +211,7 @@ def test_perplexity_of_a_text(causal_lm, tmp_path):
 def test_heads(causal_lm, tmp_path, make):
     task = make(causal_lm.backbone)
     report = export_tflite(task, tmp_path / "head.tflite", context_length=32)
-    assert report.largest_error < 1e-4 * report.largest_output
+    assert report.costs.largest_error < 1e-4 * report.costs.largest_output
 
 
 def test_bad_arguments(causal_lm, tmp_path, monkeypatch):
@@ -236,6 +240,14 @@ def test_bad_arguments(causal_lm, tmp_path, monkeypatch):
     with pytest.raises(FileExistsError, match="path must be new"):
         export_tflite(causal_lm, path)
     assert path.read_bytes() == b"mine"
+
+
+def test_without_litert_the_message_tells_what_to_install(
+    causal_lm, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
+    with pytest.raises(ImportError, match=r"pip install 'keras-gpt\[litert\]'"):
+        export_tflite(causal_lm, tmp_path / "model.tflite")
 
 
 def test_an_op_that_litert_lacks_is_named(tmp_path):

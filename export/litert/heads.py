@@ -1,0 +1,74 @@
+"""A task with a head as a graph that LiteRT's own ops can run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from keras_gpt.export.litert.graphs import concrete
+from keras_gpt.models import (
+    GPTQuestionAnswering,
+    GPTSimilarity,
+    GPTTextClassifier,
+    GPTTokenClassifier,
+)
+
+
+def head_functions(task: Any, length: int) -> dict[str, Any]:
+    """Returns what a task with a head does, by the name of its signature.
+
+    It takes a row as the task's preprocessor makes it: `token_ids` and `padding_mask`,
+    int32 (1, T); of a `GPTSimilarity` (1, 2, T), the texts in both orders.
+
+    Args:
+        task: `GPTTextClassifier`, `GPTSimilarity`, `GPTTokenClassifier` or
+            `GPTQuestionAnswering`.
+        length: int (T).
+
+    Raises:
+        ValueError: if the task is none of them.
+    """
+    for cls, (name, _) in _HEADS.items():
+        if isinstance(task, cls):
+            shape = task.input["token_ids"].shape  # (None, None), or two texts a row
+            row = tf.TensorSpec([1, *shape[1:-1], length], tf.int32)
+
+            def run(**rows: Any) -> dict[str, tf.Tensor]:
+                return head_outputs(task, task(rows, training=False))
+
+            return {name: concrete(run, {"token_ids": row, "padding_mask": row})}
+    raise ValueError(
+        "task must be a GPTCausalLM, GPTTextClassifier, GPTSimilarity, "
+        f"GPTTokenClassifier or GPTQuestionAnswering, got {type(task).__name__}."
+    )
+
+
+def head_outputs(task: Any, outputs: Any) -> dict[str, tf.Tensor]:
+    """Returns what a task's signature tells, of what its network returns."""
+    tell = next(tell for cls, (_, tell) in _HEADS.items() if isinstance(task, cls))
+    return tell(task, outputs)
+
+
+def _verdict(task: Any, outputs: tf.Tensor) -> dict[str, tf.Tensor]:
+    if task.labels is None:
+        return {"score": outputs[:, 0]}
+    return {"probabilities": task.probabilities(outputs)}
+
+
+def _word_labels(task: Any, logits: tf.Tensor) -> dict[str, tf.Tensor]:
+    return {"probabilities": tf.nn.softmax(logits)}
+
+
+def _span(task: Any, logits: Any) -> dict[str, tf.Tensor]:
+    return {"start_logits": logits["start"], "end_logits": logits["end"]}
+
+
+# The more special first.
+_HEADS: dict[Any, tuple[str, Callable[..., dict[str, tf.Tensor]]]] = {
+    GPTSimilarity: ("compare", _verdict),
+    GPTTextClassifier: ("classify", _verdict),
+    GPTTokenClassifier: ("tag", _word_labels),
+    GPTQuestionAnswering: ("answer", _span),
+}
