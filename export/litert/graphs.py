@@ -1,9 +1,11 @@
 """A language model as graphs that LiteRT's own ops can run.
 
-The signatures are those that the LiteRT-LM engine calls, and one that it leaves alone:
+The signatures are those that the LiteRT-LM engine calls, and two that it leaves alone:
 
 - `prefill_T` feeds T tokens, and `decode` one, whose logits it returns. Both take the
   cache and return it, a key and a value table for each block.
+- `choose` takes the next token by those logits, with all settings; for callers that
+  show a text as it grows.
 - `generate` is the whole loop: ids in, ids out.
 
 Shapes are all fixed, and there is one row.
@@ -28,6 +30,7 @@ from keras_gpt.generation.compiled import fixed_state
 from keras_gpt.generation.feeding import feed
 from keras_gpt.generation.state import (
     INVALID_INPUT,
+    LENGTH,
     PROMPT_TOO_LONG,
     UNFINISHED,
     DecodeState,
@@ -37,7 +40,8 @@ from keras_gpt.layers.kv_cache import KVCache, LayerCache
 from keras_gpt.layers.runtime import graphs_for
 from keras_gpt.models import GPTCausalLM
 
-NUM_STOP_TOKENS = 8  # of `generate`; -1 stands for none
+NUM_STOP_TOKENS = 8  # of `choose` and `generate`; -1 stands for none
+NUM_TOP_TOKENS = 8  # the likeliest ones, of which `choose` tells
 CHUNK_LENGTHS = 2  # in which `generate` reads prompts: each costs place in the file
 
 
@@ -72,7 +76,8 @@ class LanguageModelGraphs:
             for length in self._lengths
         }
         made["decode"] = concrete(self._decode, self._step_specs(1))
-        made["generate"] = concrete(self._generate, self._generate_specs())
+        made["choose"] = concrete(self._choose, self._choose_specs())
+        made["generate"] = concrete(self._generate, self._text_specs())
         return made
 
     # === Steps ===
@@ -109,9 +114,10 @@ class LanguageModelGraphs:
             training=False,
         )
 
-    # === Whole loop ===
+    # === Choosing ===
 
-    def _generate_specs(self) -> dict[str, tf.TensorSpec]:
+    def _text_specs(self) -> dict[str, tf.TensorSpec]:
+        """Returns what `choose` and `generate` are told of a text, and how to go on."""
         settings = {
             name: tf.TensorSpec([1], setting.dtype)
             for name, setting in SETTINGS.items()
@@ -124,18 +130,52 @@ class LanguageModelGraphs:
             "seed": tf.TensorSpec([2], tf.int32),
         }
 
+    def _choose_specs(self) -> dict[str, tf.TensorSpec]:
+        num_ids = self._model.config.vocabulary_size
+        return {
+            "logits": tf.TensorSpec([1, 1, num_ids], tf.float32),
+            "num_prompt_tokens": tf.TensorSpec([1], tf.int32),
+            **self._text_specs(),
+        }
+
+    def _choose(
+        self,
+        logits: Any,
+        tokens: Any,
+        num_tokens: Any,
+        num_prompt_tokens: Any,
+        stop_tokens: Any,
+        seed: Any,
+        **numbers: Any,
+    ) -> dict[str, tf.Tensor]:
+        settings = GenerationSettings(**numbers, seed=seed[None, :])
+        state = self._begin(tokens, num_prompt_tokens, settings, KVCache(()))
+        state = _grown(state, num_tokens)
+        request = _request(settings, stop_tokens)
+        after = Decoder(self._model).take(state, request, logits=logits[:, 0])
+        place = tf.clip_by_value(num_tokens, 0, self._num_slots - 1)
+        values, ids = tf.math.top_k(
+            tf.nn.log_softmax(logits[0, 0]), min(NUM_TOP_TOKENS, logits.shape[-1])
+        )
+        return {
+            "token": tf.gather(after.token_ids[0], place),
+            "log_prob": tf.gather(after.log_probs[0], place),
+            "finish_reason": after.finish_reason,
+            "top_tokens": ids,
+            "top_log_probs": values,
+        }
+
+    # === Whole loop ===
+
     def _generate(
         self, tokens: Any, num_tokens: Any, stop_tokens: Any, seed: Any, **numbers: Any
     ) -> dict[str, tf.Tensor]:
         settings = GenerationSettings(**numbers, seed=seed[None, :])
-        state = self._begin(tokens, num_tokens, settings)
+        cache = self._empty_cache(num_tokens[0])
+        state = self._begin(tokens, num_tokens, settings, cache)
         for length in reversed(self._lengths[:CHUNK_LENGTHS]):
             state = self._prefill_by(length, state)
-        request = Request.of(
-            settings,
-            stops=Stops(stop_tokens[None, :, None], tf.zeros([1, 0], tf.int32)),
-        )
-        decoder = Decoder(self._model)
+        decoder, request = Decoder(self._model), _request(settings, stop_tokens)
         state = decoder.advance(state, request, num_steps=tf.int32.max, width=1)
         count = state.history.num_new_tokens
         ranks = tf.range(self._num_slots)
@@ -149,8 +189,13 @@ class LanguageModelGraphs:
         }
 
     def _begin(
-        self, tokens: tf.Tensor, num_tokens: tf.Tensor, settings: GenerationSettings
+        self,
+        tokens: tf.Tensor,
+        num_tokens: tf.Tensor,
+        settings: GenerationSettings,
+        cache: KVCache,
     ) -> DecodeState:
+        """Returns the state before the first new token of a prompt."""
         size, num_ids = self._num_slots, self._model.config.vocabulary_size
         # Any seed is valid, and this one has two halves.
         is_valid = settings._replace(seed=num_tokens).are_valid & (num_tokens > 0)
@@ -160,11 +205,7 @@ class LanguageModelGraphs:
         prompts = Prompts.of(self._model, tokens, num_tokens, reason)
         limits, reason = prompts.limits(settings.max_new_tokens, room=size - num_tokens)
         return fixed_state(
-            tokens,
-            lengths=num_tokens,
-            limits=limits,
-            finish_reason=reason,
-            cache=self._empty_cache(num_tokens[0]),
+            tokens, lengths=num_tokens, limits=limits, finish_reason=reason, cache=cache
         )
 
     def _empty_cache(self, number: tf.Tensor) -> KVCache:
@@ -204,6 +245,22 @@ class LanguageModelGraphs:
             parallel_iterations=1,
         )
         return state._replace(num_cached=num_cached, cache=cache)
+
+
+def _request(settings: GenerationSettings, stop_tokens: tf.Tensor) -> Request:
+    none = tf.zeros([1, 0], tf.int32)  # LiteRT has no strings
+    return Request.of(settings, stops=Stops(stop_tokens[None, :, None], none))
+
+
+def _grown(state: DecodeState, num_tokens: tf.Tensor) -> DecodeState:
+    """Returns the state of a text that has grown from its prompt."""
+    count = num_tokens - state.lengths
+    reason = tf.where(count < state.limits, UNFINISHED, LENGTH)
+    reason = tf.where(count < 0, INVALID_INPUT, reason)
+    return state._replace(
+        lengths=num_tokens,
+        finish_reason=tf.where(state.is_running, reason, state.finish_reason),
+    )
 
 
 def _cache_specs(model: LanguageModel, num_slots: int) -> dict[str, tf.TensorSpec]:

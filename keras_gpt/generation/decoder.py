@@ -170,7 +170,7 @@ class Decoder:
         self, state: DecodeState, request: Request, *, width: tf.Tensor | None = None
     ) -> DecodeState:
         """Feeds what was not fed, and chooses a token in each running row."""
-        state = self._slide(state)
+        state = self.slide(state)
         drafts = None
         if self.drafter is not None:
             drafts, draft = self.drafter.propose(state, request, self.choose)
@@ -179,12 +179,12 @@ class Decoder:
         state = state._replace(cache=fed.cache)
         if drafts is None:
             logits = self.model.logits(fed.hidden[:, 0])
-            return self._take(state, request, logits=logits)
+            return self.take(state, request, logits=logits)
         logits = self.model.logits(fed.hidden)
         after = self._check_drafts(state, request, drafts=drafts, logits=logits)
         return _all_fed(after, rows=state.is_running)
 
-    def _take(
+    def take(
         self, state: DecodeState, request: Request, *, logits: tf.Tensor
     ) -> DecodeState:
         """Chooses a token in each running row, and writes it down.
@@ -199,7 +199,7 @@ class Decoder:
         after = self.commit(state, request, logits=logits, choice=choice, rows=running)
         return _all_fed(after, rows=running)
 
-    def _slide(self, state: DecodeState) -> DecodeState:
+    def slide(self, state: DecodeState) -> DecodeState:
         """Lets rows that overflow the context go on with the last half of it."""
         # Positions are learnt, so what stays is computed anew from position 0.
         overflows = state.is_running & (state.lengths - state.starts > self.context)

@@ -39,32 +39,36 @@ def written(causal_lm, tmp_path_factory):
     return path, export_tflite(causal_lm, path)
 
 
+def text_inputs(token_ids, *, seed=0, stops=(), **knobs):
+    """What `choose` and `generate` take of a text, in a context of 64."""
+    tokens = np.zeros([1, 64], np.int32)
+    tokens[0, : len(token_ids)] = token_ids
+    stop_tokens = np.full([8], -1, np.int32)
+    stop_tokens[: len(stops)] = stops
+    settings = {
+        name: np.array([knobs.get(name, setting.default)]).astype(
+            setting.dtype.as_numpy_dtype
+        )
+        for name, setting in SETTINGS.items()
+        if name != "seed"
+    }
+    return {
+        "tokens": tokens,
+        "num_tokens": np.array([len(token_ids)], np.int32),
+        "stop_tokens": stop_tokens,
+        "seed": np.array([seed], np.int64).view(np.int32),
+        **settings,
+    }
+
+
 @pytest.fixture(scope="module")
 def generate(written):
     """Calls the signature `generate`; returns the new ids and the reason's code."""
     interpreter = tflite_file.open_file(written[0])
     signature = interpreter.get_signature_runner("generate")
 
-    def run(token_ids, *, count=None, seed=0, stops=(), **knobs):
-        size = signature.get_input_details()["tokens"]["shape"][1]
-        tokens = np.zeros([1, size], np.int32)
-        tokens[0, : len(token_ids)] = token_ids
-        stop_tokens = np.full([8], -1, np.int32)
-        stop_tokens[: len(stops)] = stops
-        settings = {
-            name: np.array([knobs.get(name, setting.default)]).astype(
-                setting.dtype.as_numpy_dtype
-            )
-            for name, setting in SETTINGS.items()
-            if name != "seed"
-        }
-        found = signature(
-            tokens=tokens,
-            num_tokens=np.array([len(token_ids) if count is None else count], np.int32),
-            stop_tokens=stop_tokens,
-            seed=np.array([seed], np.int64).view(np.int32),
-            **settings,
-        )
+    def run(token_ids, **kwargs):
+        found = signature(**text_inputs(token_ids, **kwargs))
         new = found["new_tokens"][: found["num_new_tokens"][0]]
         return new.tolist(), int(found["finish_reason"][0])
 
@@ -93,6 +97,84 @@ def test_generate_draws_the_tokens_of_keras(causal_lm, generate, knobs):
     for token_ids in prompts(causal_lm.backbone.vocabulary_size):
         want = keras_ids(on_ids, token_ids, max_new_tokens=20, **knobs)
         assert generate(token_ids, max_new_tokens=20, **knobs)[0] == want
+
+
+@pytest.fixture(scope="module")
+def step_by_step(written):
+    """Generates by `prefill_T`, `decode` and `choose`, as `generate` does."""
+    network = LiteRTNetwork(written[0])
+    interpreter = tflite_file.open_file(written[0])
+    choose = interpreter.get_signature_runner("choose")
+
+    def run(token_ids, **kwargs):
+        ids, cache, count, reason = list(token_ids), network.empty_cache(), 0, 0
+        while not reason:
+            logits, cache = network.feed(
+                np.array(ids, np.int32), num_cached=count, cache=cache
+            )
+            count = len(ids)
+            found = choose(
+                logits=logits[None, None],
+                num_prompt_tokens=np.array([len(token_ids)], np.int32),
+                **text_inputs(ids, **kwargs),
+            )
+            reason = int(found["finish_reason"][0])
+            log_probs = logits - np.logaddexp.reduce(logits)
+            best = np.argsort(-log_probs, kind="stable")[:8]
+            np.testing.assert_array_equal(found["top_tokens"], best)
+            np.testing.assert_allclose(
+                found["top_log_probs"], log_probs[best], atol=1e-4
+            )
+            if reason in (0, 2):
+                ids.append(int(found["token"][0]))
+                np.testing.assert_allclose(
+                    found["log_prob"][0], log_probs[ids[-1]], atol=1e-4
+                )
+        return ids[len(token_ids) :], reason
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("knobs", KNOBS, ids=["greedy", "seed", "top", "typical", "n"])
+def test_prefill_decode_and_choose_draw_the_tokens_of_keras(
+    causal_lm, step_by_step, knobs
+):
+    on_ids = GPTCausalLM(causal_lm.backbone)
+    for token_ids in prompts(causal_lm.backbone.vocabulary_size):
+        want = keras_ids(on_ids, token_ids, max_new_tokens=20, **knobs)
+        assert step_by_step(token_ids, max_new_tokens=20, **knobs)[0] == want
+
+
+def test_choose_stops_and_refuses(step_by_step, generate, written):
+    greedy = {"max_new_tokens": 9, "temperature": 0.0}
+    whole, reason = step_by_step([5, 6, 7], **greedy)
+    assert (len(whole), reason) == (9, 2)
+    stops = [whole[4]]
+    cut = step_by_step([5, 6, 7], **greedy, stops=stops)
+    assert cut == generate([5, 6, 7], **greedy, stops=stops)
+    interpreter = tflite_file.open_file(written[0])
+    choose = interpreter.get_signature_runner("choose")
+    logits = np.zeros(choose.get_input_details()["logits"]["shape"], np.float32)
+    for token_ids, count, knobs, want in [
+        ([1, 2, 3], 1, {"max_new_tokens": 2}, 2),  # has all its tokens
+        ([1, 2, 3], 4, {}, 4),  # a prompt longer than its text
+        ([1, 2, 3], 0, {}, 4),
+        ([1, 2, 3], 3, {"top_p": 0.0}, 4),
+        ([1] * 64, 63, {}, 2),
+        ([1] * 64, 64, {}, 3),
+    ]:
+        inputs = text_inputs(token_ids, **knobs)
+        prompt = np.array([count], np.int32)
+        found = choose(logits=logits, num_prompt_tokens=prompt, **inputs)
+        assert found["finish_reason"][0] == want
+        assert found["token"][0] in (0, 1)
+    found = choose(
+        logits=logits * np.nan,
+        num_prompt_tokens=np.array([1], np.int32),
+        **text_inputs([1]),
+    )
+    assert found["finish_reason"][0] == 5
 
 
 def test_prefill_and_decode_give_the_logits_of_keras(causal_lm, written):
