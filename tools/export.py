@@ -54,9 +54,10 @@ def define_flags(flags: absl_flags.FlagValues) -> None:
         flag_values=flags,
     )  # fmt: skip
     absl_flags.DEFINE_enum(
-        "quantization", "none", ["none", "float16", "dynamic_int8"],
-        "Of --format=tflite, like the next three: how weights are stored; with "
-        "dynamic_int8 products are computed so, too", flag_values=flags,
+        "quantization", "none", ["none", "float16", "dynamic_int8", "int8", "int4"],
+        "Of --format=tflite, like the next three: how weights are stored; products "
+        "are computed by integers with dynamic_int8, of TensorFlow's converter, and "
+        "int8 and int4, of ai-edge-quantizer", flag_values=flags,
     )  # fmt: skip
     absl_flags.DEFINE_integer(
         "context_length", None,

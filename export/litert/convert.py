@@ -10,16 +10,19 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.lite.python.convert import ConverterError
 
+from keras_gpt.export.litert.quantize import RECIPES, quantize, with_shared_scales
 from keras_gpt.export.verify import ExportError
 
 # A flatbuffer's offsets have 31 bits; graphs and padding need some room, too.
 MOST_BYTES = 2_000_000_000
-# What TensorFlow's converter can do to weights: its optimizations, and their dtypes.
-QUANTIZATIONS: dict[str, tuple[list[Any], list[tf.DType]]] = {
+# What can be done to weights: here by TensorFlow's converter, with its optimizations
+# and their dtypes, or after it.
+_OF_CONVERTER: dict[str, tuple[list[Any], list[tf.DType]]] = {
     "none": ([], []),
     "float16": ([tf.lite.Optimize.DEFAULT], [tf.float16]),
     "dynamic_int8": ([tf.lite.Optimize.DEFAULT], []),
 }
+QUANTIZATIONS = (*_OF_CONVERTER, *RECIPES)
 
 
 def convert(
@@ -46,6 +49,19 @@ def convert(
             f"file, got {size:,}: choose a smaller network, or serve this one by "
             "export_saved_model."
         )
+    data = _converted(functions, variables, _OF_CONVERTER.get(quantization, ([], [])))
+    if quantization in RECIPES:
+        data = quantize(data, quantization)
+    is_float = quantization in ("none", "float16")
+    return data if is_float else with_shared_scales(data)
+
+
+def _converted(
+    functions: Mapping[str, Any],
+    variables: Sequence[tf.Variable],
+    quantization: tuple[list[Any], list[tf.DType]],
+) -> bytes:
+    """Returns what TensorFlow's converter makes of functions."""
     module = tf.Module()
     module.weights = list(variables)
     with tempfile.TemporaryDirectory() as folder:
@@ -53,10 +69,8 @@ def convert(
         converter = tf.lite.TFLiteConverter.from_saved_model(
             folder, signature_keys=list(functions)
         )
-        optimizations, dtypes = QUANTIZATIONS[quantization]
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        converter.target_spec.supported_types = dtypes
-        converter.optimizations = optimizations
+        converter.optimizations, converter.target_spec.supported_types = quantization
         try:
             return converter.convert()
         except ConverterError as error:

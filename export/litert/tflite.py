@@ -20,6 +20,7 @@ from keras_gpt.export.litert.costs import (
 )
 from keras_gpt.export.litert.graphs import LanguageModelGraphs, language_model
 from keras_gpt.export.litert.heads import head_functions
+from keras_gpt.export.litert.quantize import RECIPES, quantizer
 from keras_gpt.export.model_card import task_card
 from keras_gpt.export.verify import ExportError
 from keras_gpt.models import GPTCausalLM
@@ -69,9 +70,10 @@ def export_tflite(
         task: `GPTCausalLM`, `GPTTextClassifier`, `GPTSimilarity`,
             `GPTTokenClassifier` or `GPTQuestionAnswering`.
         path: string or path, new.
-        quantization: `"none"`; `"float16"`, in which weights are stored; or
-            `"dynamic_int8"`, in which products are computed, too. Defaults to
-            `"none"`.
+        quantization: `"none"`; `"float16"`, in which weights are stored; or what
+            products are computed by, too: `"dynamic_int8"`, by TensorFlow's
+            converter, `"int8"`, by ai-edge-quantizer, or `"int4"`, of which each 32
+            weights have a scale. Defaults to `"none"`.
         context_length: int. Most tokens of a text, prompt and continuation; of a
             head, of a row. Defaults to the model's context.
         prefill_lengths: ints, rising, each a multiple of the first, which divides
@@ -86,12 +88,15 @@ def export_tflite(
     Raises:
         ValueError: if an argument is out of range, or the weights are too large.
         FileExistsError: if the file exists.
-        ImportError: if LiteRT is not installed.
+        ImportError: if LiteRT, or ai-edge-quantizer where it is needed, is not
+            installed.
         ExportError: if LiteRT lacks an op, or the file answers otherwise.
     """
     path = Path(path)
-    tflite_file.interpreter_class()  # or an error, before all the work
     _check_arguments(task, path, quantization)
+    tflite_file.interpreter_class()  # or an error, before all the work
+    if quantization in RECIPES:
+        quantizer()
     length = _context(context_length, most=task.backbone.config.max_sequence_length)
     generates = isinstance(task, GPTCausalLM)
     if not generates and (prefill_lengths is not None or text is not None):

@@ -19,6 +19,9 @@ from keras_gpt.models import (
     GPTTextClassifier,
     GPTTokenClassifier,
 )
+from keras_gpt.tokenizer import train_tokenizer
+from keras_gpt.tools import demo
+from keras_gpt.training import pretrain
 
 KNOBS = [
     {"temperature": 0.0},
@@ -208,22 +211,55 @@ def test_generate_stops_and_refuses(causal_lm, generate):
     assert generate([], max_new_tokens=9) == ([], 4)
 
 
+@pytest.mark.slow
 def test_a_file_holds_its_weights_once(tmp_path):
     # Large enough to outweigh the graph.
-    backbone = GPTBackbone.from_size("gpt_nano", hidden_dim=256, vocabulary_size=300)
-    sizes = {}
-    for quantization in ("none", "float16", "dynamic_int8"):
-        path = tmp_path / f"{quantization}.tflite"
-        report = export_tflite(GPTCausalLM(backbone), path, quantization)
-        assert report.num_bytes == path.stat().st_size
-        about = tflite_file.about(tflite_file.open_file(path))
-        assert about["quantization"] == quantization
-        sizes[quantization] = report.num_bytes
-    weights = report.weight_bytes
-    graph = 700_000  # and the scales, in each signature
-    assert weights < sizes["none"] < weights + graph
-    assert weights / 2 < sizes["float16"] < weights / 2 + graph
-    assert weights / 4 < sizes["dynamic_int8"] < weights / 4 + graph
+    backbone = GPTBackbone.from_size(
+        "gpt_nano", hidden_dim=512, vocabulary_size=20_000, num_heads=8
+    )
+    path = tmp_path / "model.tflite"
+    report = export_tflite(GPTCausalLM(backbone), path, "int8")
+    assert report.num_bytes == path.stat().st_size
+    assert 1.0 < report.num_bytes / (report.weight_bytes / 4) < 1.08
+
+
+@pytest.fixture(scope="module")
+def demo_lm(tmp_path_factory):
+    """The model of `keras-gpt demo`, trained for a fifth of its time, and its text."""
+    folder = tmp_path_factory.mktemp("demo")
+    corpus = demo._python_reference(folder / "corpus.txt")
+    tokenizer = train_tokenizer([corpus], vocabulary_size=demo.VOCABULARY_SIZE)
+    config = demo._config(120, tokenizer.vocabulary_size())
+    result = pretrain(
+        config, corpus_paths=[corpus], tokenizer=tokenizer, output_dir=folder / "run"
+    )
+    return result.model, corpus.read_text()[-2000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("quantization", "share", "tolerance"),
+    [
+        ("none", 1, 1e-4),
+        ("float16", 1 / 2, 1e-3),
+        ("dynamic_int8", 1 / 4, 0.02),
+        ("int8", 1 / 4, 0.02),
+        ("int4", 1 / 8 + 1 / 64, 0.1),  # half a byte, and two for each 32
+    ],
+)
+def test_perplexity_and_size_of_a_trained_model(
+    demo_lm, tmp_path, quantization, share, tolerance
+):
+    lm, text = demo_lm
+    path = tmp_path / "model.tflite"
+    report = export_tflite(lm, path, quantization, text=text)
+    before = report.costs.perplexity_before
+    assert before < 200  # of 1,024 tokens: it has learnt something
+    assert report.costs.perplexity == pytest.approx(before, rel=tolerance)
+    about = tflite_file.about(tflite_file.open_file(path))
+    assert about["quantization"] == quantization
+    graph = report.num_bytes - share * report.weight_bytes
+    assert 0 < graph < 600_000
 
 
 def test_ops_are_builtin_and_about_tells_the_tokenizer(causal_lm, written):
@@ -279,6 +315,7 @@ def test_perplexity_of_a_text(causal_lm, tmp_path):
     )
 
 
+@pytest.mark.parametrize("quantization", ["none", "int8"])
 @pytest.mark.parametrize(
     "make",
     [
@@ -290,10 +327,11 @@ def test_perplexity_of_a_text(causal_lm, tmp_path):
         lambda backbone: GPTQuestionAnswering(backbone),
     ],
 )
-def test_heads(causal_lm, tmp_path, make):
-    task = make(causal_lm.backbone)
-    report = export_tflite(task, tmp_path / "head.tflite", context_length=32)
-    assert report.costs.largest_error < 1e-4 * report.costs.largest_output
+def test_heads(causal_lm, tmp_path, make, quantization):
+    task, path = make(causal_lm.backbone), tmp_path / "head.tflite"
+    report = export_tflite(task, path, quantization, context_length=32)
+    most = {"none": 1e-4, "int8": 0.3}[quantization]  # of a random network
+    assert report.costs.largest_error < most * report.costs.largest_output
 
 
 def test_bad_arguments(causal_lm, tmp_path, monkeypatch):
@@ -324,12 +362,14 @@ def test_bad_arguments(causal_lm, tmp_path, monkeypatch):
     assert path.read_bytes() == b"mine"
 
 
+@pytest.mark.parametrize("name", ["ai_edge_litert.interpreter", "ai_edge_quantizer"])
 def test_without_litert_the_message_tells_what_to_install(
-    causal_lm, tmp_path, monkeypatch
+    causal_lm, tmp_path, monkeypatch, name
 ):
-    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
+    monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=r"pip install 'keras-gpt\[litert\]'"):
-        export_tflite(causal_lm, tmp_path / "model.tflite")
+        export_tflite(causal_lm, tmp_path / "model.tflite", "int8")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_op_that_litert_lacks_is_named(tmp_path):
