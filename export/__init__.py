@@ -1,6 +1,13 @@
 """Packages trained models for serving and devices (imports as `keras_gpt.export`)."""
 
+from keras_gpt.export.litert.generator import LiteRTGenerator
 from keras_gpt.export.litert.tflite import TFLiteReport, export_tflite
 from keras_gpt.export.saved_model import ExportError, export_saved_model
 
-__all__ = ["ExportError", "TFLiteReport", "export_saved_model", "export_tflite"]
+__all__ = [
+    "ExportError",
+    "LiteRTGenerator",
+    "TFLiteReport",
+    "export_saved_model",
+    "export_tflite",
+]

@@ -76,8 +76,7 @@ def lm_costs(
     # Of what has no meaning the first half goes in chunks, which tell of prefill.
     least = 1 if have_meaning else len(token_ids) // 2 + 1
     for count in range(least, len(token_ids) + 1):
-        logits, cache = network.feed(token_ids[:count], num_cached=first, cache=cache)
-        rows.append(logits)
+        rows.append(network.feed(token_ids[:count], num_cached=first, cache=cache))
         first = count
     got = np.stack(rows)
     costs = _costs({"logits": want[-len(got) :]}, {"logits": got})

@@ -110,7 +110,10 @@ def export_tflite(
         }
         if generates:
             token_ids = tokens_to_try(task, text, context=length)
-            about["prefill_lengths"] = _prefill_lengths(prefill_lengths, length)
+            about |= {
+                "prefill_lengths": _prefill_lengths(prefill_lengths, length),
+                **_prompting(task),
+            }
             functions = LanguageModelGraphs(
                 language_model(task),
                 num_slots=length,
@@ -162,6 +165,18 @@ def _check_arguments(task: Any, path: Path, quantization: str) -> None:
             "task must not be quantized by Keras to be exported: load it again, and "
             "give quantization."
         )
+
+
+def _prompting(task: GPTCausalLM) -> dict[str, Any]:
+    """Returns how prompts are made and texts drawn by default, as plain data."""
+    told: dict[str, Any] = {"sampler": task.sampler_options.settings}
+    if task.preprocessor is not None:
+        template = task.preprocessor.chat_template
+        told["preprocessor"] = {
+            "add_start_token": task.preprocessor.add_start_token,
+            "chat_template": template and template.to_dict(),
+        }
+    return told
 
 
 def _context(given: int | None, *, most: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from keras_gpt.generation import Decoder, DraftModel, PromptLookup
+from keras_gpt.generation import DraftModel, PromptLookup
 from keras_gpt.models.generation_options import GenerationOptions
 from keras_gpt.models.traced_functions import TracedDecoder
 
@@ -37,10 +37,13 @@ class DecoderCache:
 
     Args:
         backbone: `GPTBackbone`.
-        new_decoder: function of `processors` and `drafter` that returns a `Decoder`.
+        new_decoder: function of `processors` and `drafter` that returns a
+            `TracedDecoder`.
     """
 
-    def __init__(self, backbone: Any, new_decoder: Callable[..., Decoder]) -> None:
+    def __init__(
+        self, backbone: Any, new_decoder: Callable[..., TracedDecoder]
+    ) -> None:
         self._backbone = backbone
         self._new_decoder = new_decoder
         self._decoders: dict[Any, TracedDecoder] = {}
@@ -57,11 +60,10 @@ class DecoderCache:
         )
         found = self._decoders.pop(key, None)
         if found is None:
-            decoder = self._new_decoder(
+            found = self._new_decoder(
                 processors=options.logits_processors,
                 drafter=_drafter(options, self._backbone),
             )
-            found = TracedDecoder(decoder)
         self._decoders[key] = found  # used last, dropped last
         while len(self._decoders) > NUM_DECODERS:
             self._decoders.pop(next(iter(self._decoders)))

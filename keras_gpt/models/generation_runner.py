@@ -130,10 +130,10 @@ class GenerationRunner:
         """Returns the traced decoder for the functions and the drafter of a call."""
         return self._decoders.get(options or GenerationOptions())
 
-    def _new_decoder(self, **parts: Any) -> Decoder:
+    def _new_decoder(self, **parts: Any) -> TracedDecoder:
         if self._preprocessor is None:
-            return Decoder(self.backbone, **parts)
-        return self.text_generator(**parts).decoder
+            return TracedDecoder(Decoder(self.backbone, **parts))
+        return TracedDecoder(self.text_generator(**parts).decoder)
 
     def encode(self, texts: tf.Tensor, *, prefix: PromptPrefix | None) -> list[Any]:
         """Returns the ids that prompts, or what follows a prefix, become."""
@@ -429,11 +429,14 @@ class GenerationRunner:
             before = prefix.lengths.numpy()[rows[row // copies]]
             first = prefix.token_ids.numpy()[rows[row // copies], :before]
             ids = np.concatenate([first, prompt, tokens.token_ids[row, :count]])
-            layer = first_invalid_layer(self.backbone, ids[-self.context :])
+            place = self._first_invalid_place(ids[-self.context :])
             raise ValueError(
                 f"logits must be finite, got NaN or infinity in row {row} after "
-                f"{count} new tokens: they began in {layer}."
+                f"{count} new tokens: they began in {place}."
             )
+
+    def _first_invalid_place(self, token_ids: np.ndarray) -> str:
+        return first_invalid_layer(self.backbone, token_ids)
 
 
 def _has_time(options: GenerationOptions, started: float) -> bool:

@@ -112,7 +112,7 @@ def step_by_step(written):
     def run(token_ids, **kwargs):
         ids, cache, count, reason = list(token_ids), network.empty_cache(), 0, 0
         while not reason:
-            logits, cache = network.feed(
+            logits = network.feed(
                 np.array(ids, np.int32), num_cached=count, cache=cache
             )
             count = len(ids)
@@ -186,13 +186,12 @@ def test_prefill_and_decode_give_the_logits_of_keras(causal_lm, written):
     for token_ids in prompts(backbone.vocabulary_size):
         hidden = backbone.forward(tf.constant([token_ids]), training=False).hidden
         want = backbone.logits(hidden[0, -1:]).numpy()[0]
-        got, cache = network.feed(
-            np.array(token_ids, np.int32), num_cached=0, cache=network.empty_cache()
-        )
+        cache = network.empty_cache()
+        got = network.feed(np.array(token_ids, np.int32), num_cached=0, cache=cache)
         np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max())
         # And from the cache of a part of it.
         longer = np.array([*token_ids, 7], np.int32)[:64]
-        got, _ = network.feed(longer, num_cached=len(token_ids) - 1, cache=cache)
+        got = network.feed(longer, num_cached=len(token_ids) - 1, cache=cache)
         hidden = backbone.forward(tf.constant(longer[None]), training=False).hidden
         want = backbone.logits(hidden[0, -1:]).numpy()[0]
         np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max())
