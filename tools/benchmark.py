@@ -16,6 +16,7 @@ WORDS = {
     "train": "tokens/s of a training step, beside the same step in torch",
     "tokenize": "MB/s of GPTTokenizer in tf.data, beside KerasHub and tokenizers",
     "decode": "tokens/s of greedy decoding, beside transformers, KerasHub, CTranslate2",
+    "devices": "the same by LiteRT in int8, beside CTranslate2 in int8",
     "language_models": "perplexity of a GPT and an LSTM after the same training time",
     "fine_tuning": "accuracy of a fine-tuned GPT, beside LoRA and other classifiers",
     "export": "size of an exported model, time to load it, and its first requests",
@@ -45,7 +46,7 @@ def define_flags(flags: absl_flags.FlagValues) -> None:
         flag_values=flags,
     )  # fmt: skip
     absl_flags.DEFINE_float(
-        "seconds", 5.0, "train, decode: least seconds of one measurement",
+        "seconds", 5.0, "train, decode, devices: least seconds of one measurement",
         flag_values=flags,
     )  # fmt: skip
     absl_flags.DEFINE_string(
@@ -63,13 +64,13 @@ def define_flags(flags: absl_flags.FlagValues) -> None:
     _define_fine_tuning_flags(flags)
     absl_flags.DEFINE_string(
         "vocabulary", None,
-        "tokenize, decode, export: GPT-2 vocabulary (JSON); optional",
+        "tokenize, decode, devices, export: GPT-2 vocabulary (JSON); optional",
         flag_values=flags,
     )  # fmt: skip
     absl_flags.DEFINE_string(
         "merges",
         None,
-        "tokenize, decode, export: GPT-2 merges; optional",
+        "tokenize, decode, devices, export: GPT-2 merges; optional",
         flag_values=flags,
     )
     absl_flags.DEFINE_enum(

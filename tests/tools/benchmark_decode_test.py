@@ -8,7 +8,12 @@ import pytest
 
 from keras_gpt.config import GPTConfig
 from keras_gpt.tools import cli
-from keras_gpt.tools.benchmarks import decode, decode_prompts, decode_sides
+from keras_gpt.tools.benchmarks import (
+    decode,
+    decode_prompts,
+    decode_sides,
+    devices,
+)
 
 MODEL = {"size": "gpt_nano"}
 CONFIG = GPTConfig.named("gpt_nano")
@@ -105,8 +110,8 @@ def test_the_sides_of_optional_peers_run(job, side):
     for module in decode.NEEDS[side]:
         pytest.importorskip(module)
     if side == "ctranslate2":
-        decode._in_own_process("convert", job)
-    assert decode._in_own_process(side, job)["tokens_per_second"] > 0
+        decode.in_own_process("convert", job)
+    assert decode.in_own_process(side, job)["tokens_per_second"] > 0
 
 
 def test_a_count_that_is_wrong_fails():
@@ -116,7 +121,7 @@ def test_a_count_that_is_wrong_fails():
 
 def test_a_process_that_fails_is_one_line():
     with pytest.raises(RuntimeError, match="of nonsense failed: KeyError: 'nonsense'"):
-        decode._in_own_process("nonsense", {})
+        decode.in_own_process("nonsense", {})
 
 
 class Clock:
@@ -269,7 +274,7 @@ def test_absent_peers_are_named(monkeypatch, capsys):
     ours_and_kerashub = [
         *("saved_model", "python", "kerashub_jit", "kerashub_no_jit")
     ]  # fmt: skip
-    assert decode.present_sides() == ours_and_kerashub
+    assert decode.present_sides(decode.SIDES) == ours_and_kerashub
     assert capsys.readouterr().out.splitlines() == [
         "decode: transformers, torch eager: not installed (pip install transformers), "
         "left out",
@@ -280,7 +285,9 @@ def test_absent_peers_are_named(monkeypatch, capsys):
 
 def test_present_peers_are_all_measured(monkeypatch, capsys):
     install(monkeypatch, "keras_hub", "torch", "transformers", "ctranslate2")
-    assert decode.present_sides() == list(decode.SIDES) == list(decode_sides.SIDES)
+    assert decode.present_sides(decode.SIDES) == list(decode.SIDES)
+    every = {*decode.SIDES, *devices.SHORT, *devices.LONG}
+    assert every == set(decode_sides.SIDES)
     assert capsys.readouterr().out == ""
 
 
@@ -296,7 +303,7 @@ def test_sides_are_measured_in_turn(monkeypatch, tmp_path, capsys):
             "beyond_import_megabytes": 400.0,
         }
 
-    monkeypatch.setattr(decode, "_in_own_process", measured)
+    monkeypatch.setattr(decode, "in_own_process", measured)
     monkeypatch.setattr(decode, "MODEL", MODEL)
     install(monkeypatch, "torch", "transformers")
     result = tmp_path / "result.json"
@@ -307,7 +314,7 @@ def test_sides_are_measured_in_turn(monkeypatch, tmp_path, capsys):
         (side, batch) for batch in (1, 8) for side in in_turn
     ]
     output = capsys.readouterr().out
-    assert "CTranslate2: not installed" in output and "2.00x   1.00x" in output
+    assert "CTranslate2: not installed" in output and "2.00x       1.00x" in output
     peers = json.loads(result.read_text())["decode"]["peers"]
     ratios = {"saved_model": {"transformers": 2.0}, "python": {"transformers": 1.0}}
     assert peers["batch_1"]["ratios"] == peers["batch_8"]["ratios"] == ratios
@@ -327,7 +334,7 @@ def test_the_parts_beside_ourselves_are_printed(monkeypatch, capsys):
             "same_text": True,
         }
 
-    monkeypatch.setattr(decode, "_in_own_process", measured)
+    monkeypatch.setattr(decode, "in_own_process", measured)
     for part in ("position", "speculation"):
         arguments = [f"--part={part}", "--rounds=1"]
         assert cli.main(["benchmark", "decode", *arguments]) == 0
@@ -342,3 +349,41 @@ def test_the_parts_beside_ourselves_are_printed(monkeypatch, capsys):
 def test_vocabulary_and_merges_go_together(capsys):
     assert cli.main(["benchmark", "decode", "--vocabulary=vocab.json"]) == 2
     assert "vocabulary and merges must be given together" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_sides_of_litert_make_as_many_tokens(job, made_tokenizer):
+    prompts = decode_prompts.plain_prompts(made_tokenizer, 1, num_tokens=8)
+    job = {**job, "prompts": prompts}
+    decode.in_own_process("export_tflite", job)
+    for side in ("litert", "litert_int8", "litert_loop"):
+        _, build = decode_sides.SIDES[side]
+        generate = build(job)
+        assert [generate(count) for count in (1, 6)] == [1, 6]
+
+
+def test_devices_are_compared_in_turn(monkeypatch, capsys):
+    asked = []
+
+    def measured(work, job):
+        asked.append((work, job["prompt_tokens"]))
+        return {
+            "tokens_per_second": 30.0 if work == "litert_int8" else 10.0,
+            "first_token_seconds": 0.05,
+            "peak_megabytes": 900.0,
+            "beyond_import_megabytes": 400.0,
+        }
+
+    monkeypatch.setattr(decode, "in_own_process", measured)
+    monkeypatch.setattr(decode, "MODEL", MODEL)
+    install(
+        *(monkeypatch, "torch", "transformers", "ctranslate2"),
+        *("ai_edge_litert", "ai_edge_quantizer"),
+    )
+    assert cli.main(["benchmark", "devices", "--rounds=1"]) == 0
+    assert asked == [
+        *((work, 32) for work in ("export", "export_tflite", "convert")),
+        *((side, 32) for side in devices.SHORT),
+        *((side, 512) for side in devices.LONG),
+    ]
+    assert "LiteRT int8    generate" in capsys.readouterr().out

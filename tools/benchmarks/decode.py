@@ -8,6 +8,7 @@ import os
 import statistics
 import sys
 import tempfile
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from absl import flags as absl_flags
@@ -47,6 +48,10 @@ NEEDS = {
     "kerashub_jit": ("keras_hub",),
     "kerashub_no_jit": ("keras_hub",),
     "ctranslate2": ("ctranslate2", "torch", "transformers"),
+    "ctranslate2_int8": ("ctranslate2", "torch", "transformers"),
+    "litert": ("ai_edge_litert", "ai_edge_quantizer"),
+    "litert_int8": ("ai_edge_litert", "ai_edge_quantizer"),
+    "litert_loop": ("ai_edge_litert", "ai_edge_quantizer"),
 }
 
 
@@ -59,41 +64,46 @@ def run(flags: absl_flags.FlagValues) -> dict[str, Any]:
     """
     measures = {"peers": _peers, "position": _position, "speculation": _speculation}
     parts = measures if flags.part == "all" else [flags.part]
-    _say_if_busy()
+    say_if_busy()
     with tempfile.TemporaryDirectory() as folder:
-        tokenizer = _tokenizer(flags)
+        tokenizer = tokenizer_of(flags)
         tokenizer.save_files(folder)
         return {part: measures[part](tokenizer, folder, flags) for part in parts}
 
 
-def _say_if_busy() -> None:
+def say_if_busy() -> None:
+    """Prints that others use the machine, if they do."""
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
     if load > cores / 2:
         # Threads that wait in a spin, as torch's and CTranslate2's do, then lose most.
         print(f"decode: the load is {load:.1f} on {cores} cores: not a fair comparison")
 
 
-def _config() -> GPTConfig:
+def model_config() -> GPTConfig:
+    """Returns the configuration of `MODEL`."""
     overrides = {name: value for name, value in MODEL.items() if name != "size"}
     return GPTConfig.named(MODEL["size"], **overrides)
 
 
-def _tokenizer(flags: absl_flags.FlagValues) -> GPTTokenizer:
+def tokenizer_of(flags: absl_flags.FlagValues) -> GPTTokenizer:
+    """Returns the tokenizer that the flags name, or one that is made, without end."""
     if bool(flags.vocabulary) != bool(flags.merges):
         raise ValueError("vocabulary and merges must be given together.")
     if flags.vocabulary:
         return without_end_token(
             GPTTokenizer(vocabulary=flags.vocabulary, merges=flags.merges)
         )
-    return made_tokenizer(_config().vocabulary_size)
+    return made_tokenizer(model_config().vocabulary_size)
 
 
-def _job(folder: str, prompts: list[str], **numbers: Any) -> dict[str, Any]:
-    job = {"model": MODEL, "config": _config().to_dict(), "folder": folder}
+def job_of(folder: str, prompts: list[str], **numbers: Any) -> dict[str, Any]:
+    """Returns a job for `decode_sides`."""
+    job = {"model": MODEL, "config": model_config().to_dict(), "folder": folder}
     return {**job, "prompts": prompts, **numbers}
 
 
-def _in_own_process(work: str, job: dict[str, Any]) -> Any:
+def in_own_process(work: str, job: dict[str, Any]) -> Any:
+    """Returns what a work or side of `decode_sides` returns."""
     # -P: the script's folder has names of modules of the standard library.
     script = ["-P", decode_sides.__file__, work]
     return own_process.measured(script, name=work, job=job)
@@ -102,10 +112,10 @@ def _in_own_process(work: str, job: dict[str, Any]) -> Any:
 def _peers(
     tokenizer: GPTTokenizer, folder: str, flags: absl_flags.FlagValues
 ) -> dict[str, Any]:
-    sides = present_sides()
+    sides = present_sides(SIDES)
     results: dict[str, Any] = {}
     for batch in BATCHES:
-        job = _job(
+        job = job_of(
             folder,
             plain_prompts(tokenizer, batch, num_tokens=PROMPT_TOKENS),
             prompt_tokens=PROMPT_TOKENS,
@@ -113,23 +123,26 @@ def _peers(
             seconds=flags.seconds,
         )
         if not results:  # the files serve all batch sizes
-            _in_own_process("export", job)
+            in_own_process("export", job)
             if "ctranslate2" in sides:
-                _in_own_process("convert", job)
-        rounds: dict[str, list[Any]] = {side: [] for side in sides}
-        for _, side in itertools.product(range(flags.rounds), sides):
-            rounds[side].append(_in_own_process(side, job))
-        result = summary(rounds)
-        result["weights_and_cache_megabytes"] = needed_megabytes(_config(), batch=batch)
+                in_own_process("convert", job)
+        result = summary(rounds_of(sides, job, count=flags.rounds))
+        result["weights_and_cache_megabytes"] = needed_megabytes(
+            model_config(), batch=batch
+        )
         _print_peers(batch, result)
         results[f"batch_{batch}"] = result
     return results
 
 
-def present_sides() -> list[str]:
-    """Returns the sides whose modules are installed, and says which are not."""
+def present_sides(labels: dict[str, str]) -> list[str]:
+    """Returns the sides whose modules are installed, and says which are not.
+
+    Args:
+        labels: what to call each side.
+    """
     sides = []
-    for side, label in SIDES.items():
+    for side, label in labels.items():
         absent = [
             name for name in NEEDS.get(side, ()) if not importlib.util.find_spec(name)
         ]
@@ -141,6 +154,16 @@ def present_sides() -> list[str]:
     return sides
 
 
+def rounds_of(
+    sides: Iterable[str], job: dict[str, Any], *, count: int
+) -> dict[str, list[Any]]:
+    """Returns what each side has measured, in turn, so many times."""
+    rounds: dict[str, list[Any]] = {side: [] for side in sides}
+    for _, side in itertools.product(range(count), rounds):
+        rounds[side].append(in_own_process(side, job))
+    return rounds
+
+
 def needed_megabytes(config: GPTConfig, *, batch: int) -> float:
     """Size in float32 of the weights and of the KV cache of a whole call."""
     slots = batch * (PROMPT_TOKENS + NEW_TOKENS)
@@ -148,11 +171,14 @@ def needed_megabytes(config: GPTConfig, *, batch: int) -> float:
     return 4 * (config.num_parameters + cache) / 1e6
 
 
-def summary(rounds: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+def summary(
+    rounds: dict[str, list[dict[str, float]]], *, ours: Sequence[str] = OURS
+) -> dict[str, Any]:
     """Returns medians of each side, and of the rounds' ratios of ours to each peer.
 
     Args:
         rounds: for each side, what `decode_sides.measure` returned in each round.
+        ours: sides that are not peers. Defaults to those of the library's decoding.
 
     Returns:
         `medians` of each quantity of each side; `ratios` of tokens/s, by our side and
@@ -161,15 +187,15 @@ def summary(rounds: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     """
     medians = {side: _medians(results) for side, results in rounds.items()}
 
-    def ratio(ours: str, peer: str) -> float:
-        pairs = zip(rounds[ours], rounds[peer], strict=True)
+    def ratio(side: str, peer: str) -> float:
+        pairs = zip(rounds[side], rounds[peer], strict=True)
         name = "tokens_per_second"
         return statistics.median(mine[name] / other[name] for mine, other in pairs)
 
-    peers = [side for side in rounds if side not in OURS]
+    peers = [side for side in rounds if side not in ours]
     result: dict[str, Any] = {
         "medians": medians,
-        "ratios": {ours: {peer: ratio(ours, peer) for peer in peers} for ours in OURS},
+        "ratios": {side: {peer: ratio(side, peer) for peer in peers} for side in ours},
         "rounds": rounds,
     }
     modes = [side for side in peers if side.startswith("kerashub")]
@@ -188,27 +214,43 @@ def _medians(results: list[dict[str, float]]) -> dict[str, float]:
 
 
 def _print_peers(batch: int, result: dict[str, Any]) -> None:
-    weights = _config().num_parameters / 1e6
+    weights = model_config().num_parameters / 1e6
     print(
         f"decode, batch {batch}: {weights:.0f}M weights, float32, greedy, "
         f"{PROMPT_TOKENS} prompt + {NEW_TOKENS} new tokens"
     )
-    print(f"{'':27}tokens/s  1st token    peak  beyond import   SavedModel  Python")
-    for side, median in result["medians"].items():
-        line = (
-            f"  {SIDES[side]:25}{median['tokens_per_second']:8.1f}"
-            f"{median['first_token_seconds'] * 1e3:8.0f} ms"
-            f"{median['peak_megabytes']:5.0f} MB"
-            f"{median['beyond_import_megabytes']:12.0f} MB"
-        )
-        if side in result["ratios"][OURS[0]]:
-            there, here = (result["ratios"][ours][side] for ours in OURS)
-            line += f"{there:12.2f}x{here:7.2f}x"
-        print(line)
+    print_sides(
+        result, labels=SIDES, ours={"saved_model": "SavedModel", "python": "Python"}
+    )
     print(f"  weights and KV cache: {result['weights_and_cache_megabytes']:.0f} MB")
     if "kerashub_better_mode" in result:
         print(f"  better mode: {SIDES[result['kerashub_better_mode']]}")
     sys.stdout.flush()
+
+
+def print_sides(
+    result: dict[str, Any], *, labels: dict[str, str], ours: dict[str, str]
+) -> None:
+    """Prints a table of what `summary` returned, a line for each side.
+
+    Args:
+        result: of `summary`.
+        labels: what to call each side.
+        ours: short names of our sides, over the columns of their ratios to the peers.
+    """
+    columns = "".join(f"{name:>12}" for name in ours.values())
+    print(f"{'':28}tokens/s  1st token    peak  beyond import{columns}")
+    for side, median in result["medians"].items():
+        line = (
+            f"  {labels[side]:26}{median['tokens_per_second']:8.1f}"
+            f"{median['first_token_seconds'] * 1e3:8.0f} ms"
+            f"{median['peak_megabytes']:5.0f} MB"
+            f"{median['beyond_import_megabytes']:12.0f} MB"
+        )
+        for one in ours:
+            if side in result["ratios"][one]:
+                line += f"{result['ratios'][one][side]:11.2f}x"
+        print(line)
 
 
 def _position(
@@ -218,9 +260,9 @@ def _position(
     for position in POSITIONS:
         length = position - NEARBY_TOKENS // 2
         prompts += plain_prompts(tokenizer, 1, num_tokens=length)
-    job = _job(folder, prompts, new_tokens=NEARBY_TOKENS)
+    job = job_of(folder, prompts, new_tokens=NEARBY_TOKENS)
     result = position_summary(
-        [_in_own_process("token_times", job) for _ in range(flags.rounds)]
+        [in_own_process("token_times", job) for _ in range(flags.rounds)]
     )
     near, far = result["seconds_per_token"].values()
     print("decode, batch 1: time of one token, by its place in the text")
@@ -251,9 +293,9 @@ def _speculation(
         prompts = repeating_prompts(
             tokenizer, batch, num_tokens=REPEATING_PROMPT_TOKENS
         )
-        job = _job(folder, prompts, new_tokens=NEW_TOKENS)
+        job = job_of(folder, prompts, new_tokens=NEW_TOKENS)
         result = speculation_summary(
-            [_in_own_process("speculation", job) for _ in range(flags.rounds)]
+            [in_own_process("speculation", job) for _ in range(flags.rounds)]
         )
         _print_speculation(batch, result)
         results[f"batch_{batch}"] = result

@@ -168,6 +168,60 @@ def export(job: Job) -> None:
     _check_count(generate(count), count)
 
 
+def export_tflite(job: Job) -> None:
+    """Writes TFLite files: one of each quantization, and one that fits the texts."""
+    from keras_gpt import export
+
+    lm, folder = _language_model(job), job["folder"]
+    for quantization in ("none", "int8"):
+        export.export_tflite(lm, f"{folder}/{quantization}.tflite", quantization)
+    size = job["prompt_tokens"] + job["new_tokens"]
+    export.export_tflite(lm, f"{folder}/loop.tflite", "int8", context_length=size)
+
+
+def _litert(job: Job, *, quantization: str) -> Generate:
+    import keras_gpt
+    from keras_gpt.export import LiteRTGenerator
+
+    folder = Path(job["folder"])
+    tokenizer = keras_gpt.GPTTokenizer(
+        vocabulary=folder / "vocab.json", merges=folder / "merges.txt"
+    )
+    generator = LiteRTGenerator(folder / f"{quantization}.tflite", tokenizer)
+
+    def generate(count: int) -> int:
+        prompts = job["prompts"]
+        generator.generate(prompts, max_new_tokens=count, strip_prompt=True, **GREEDY)
+        return count  # strings do not tell, but nothing stops them earlier
+
+    return generate
+
+
+def _litert_loop(job: Job) -> Generate:
+    import numpy as np
+    from ai_edge_litert.interpreter import Interpreter
+
+    threads = os.cpu_count() or 1
+    interpreter = Interpreter(f"{job['folder']}/loop.tflite", num_threads=threads)
+    signature = interpreter.get_signature_runner("generate")
+    inputs = {
+        name: np.zeros(one["shape"], one["dtype"])
+        for name, one in signature.get_input_details().items()
+    }
+    for name in ("repetition_penalty", "top_p", "typical_p"):
+        inputs[name][:] = 1  # which is off; of the others, 0 is
+    inputs["stop_tokens"][:] = -1
+    (ids,) = _random_ids(job)  # there is one row
+    inputs["tokens"][0, : len(ids)] = ids
+    inputs["num_tokens"][:] = len(ids)
+
+    def generate(count: int) -> int:
+        inputs["max_new_tokens"][:] = count
+        return int(signature(**inputs)["num_new_tokens"][0])
+
+    return generate
+
+
 def _random_ids(job: Job) -> Any:
     import numpy as np
 
@@ -268,12 +322,12 @@ def convert(job: Job) -> None:
     Converter(str(folder / "transformers")).convert(str(folder / "ctranslate2"))
 
 
-def _ctranslate2(job: Job) -> Generate:
+def _ctranslate2(job: Job, *, compute_type: str) -> Generate:
     import ctranslate2
 
     generator = ctranslate2.Generator(
         f"{job['folder']}/ctranslate2",
-        compute_type="float32",
+        compute_type=compute_type,
         inter_threads=1,
         intra_threads=os.cpu_count() or 1,
     )
@@ -308,7 +362,17 @@ SIDES: dict[str, tuple[tuple[str, ...], Callable[[Job], Generate]]] = {
         ("keras_hub",),
         lambda job: _kerashub(job, jit_compile=False),
     ),
-    "ctranslate2": (("ctranslate2",), _ctranslate2),
+    "ctranslate2": (
+        ("ctranslate2",),
+        lambda job: _ctranslate2(job, compute_type="float32"),
+    ),
+    "ctranslate2_int8": (
+        ("ctranslate2",),
+        lambda job: _ctranslate2(job, compute_type="int8"),
+    ),
+    "litert": (("keras_gpt",), lambda job: _litert(job, quantization="none")),
+    "litert_int8": (("keras_gpt",), lambda job: _litert(job, quantization="int8")),
+    "litert_loop": (("ai_edge_litert.interpreter",), _litert_loop),
 }
 
 
@@ -369,6 +433,7 @@ def speculation(job: Job) -> dict[str, Any]:
 
 WORKS: dict[str, Callable[[Job], Any]] = {
     "export": export,
+    "export_tflite": export_tflite,
     "convert": convert,
     "token_times": token_times,
     "speculation": speculation,
