@@ -1,4 +1,4 @@
-"""Writes a model as a SavedModel that tensorflow alone runs, or as a TFLite file."""
+"""Writes a model as a SavedModel that tensorflow alone runs, or for devices."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from absl import flags as absl_flags
 
 from keras_gpt.tools import command, inputs, knobs
 
-DESCRIPTION = "writes a SavedModel that tensorflow alone runs, or a TFLite file"
+DESCRIPTION = "writes a SavedModel that tensorflow alone runs, or a file for devices"
 _OF_TFLITE = ("quantization", "context_length", "prefill_lengths", "text_file")
 _OF_SAVED_MODEL = (
     *("version", "model_name", "storage_dtype", "batch_sizes", "chat_template"),
@@ -42,20 +42,21 @@ def define_flags(flags: absl_flags.FlagValues) -> None:
     )
     absl_flags.DEFINE_string(
         "output", None, "Folder of the served model; gets OUTPUT/VERSION/, and beside "
-        "it the server's settings and a README.md. Of --format=tflite the new file",
+        "it the server's settings and a README.md. Of the other formats the new file",
         flag_values=flags,
     )  # fmt: skip
     absl_flags.DEFINE_integer(
         "version", 1, "Version number, new in the folder", flag_values=flags
     )
     absl_flags.DEFINE_enum(
-        "format", "saved_model", ["saved_model", "tflite"],
-        "What to write: a SavedModel for servers, or a TFLite file for devices",
+        "format", "saved_model", ["saved_model", "tflite", "litertlm"],
+        "What to write: a SavedModel for servers, or for devices a TFLite file, or a "
+        "LiteRT-LM bundle, which has the tokenizer, too",
         flag_values=flags,
     )  # fmt: skip
     absl_flags.DEFINE_enum(
         "quantization", "none", ["none", "float16", "dynamic_int8", "int8", "int4"],
-        "Of --format=tflite, like the next three: how weights are stored; products "
+        "Of files for devices, like the next three: how weights are stored; products "
         "are computed by integers with dynamic_int8, of TensorFlow's converter, and "
         "int8 and int4, of ai-edge-quantizer", flag_values=flags,
     )  # fmt: skip
@@ -88,8 +89,8 @@ def define_flags(flags: absl_flags.FlagValues) -> None:
     )  # fmt: skip
     absl_flags.DEFINE_enum(
         "chat_template", None, ["chatml", "plain"],
-        "Adds the signature chat, with this template; optional, that of the preset "
-        "without it", flag_values=flags,
+        "Adds the signature chat, to a LiteRT-LM bundle its prompts, with this "
+        "template; optional, that of the preset without it", flag_values=flags,
     )  # fmt: skip
     for name, meaning in _SWITCHES.items():
         absl_flags.DEFINE_bool(name, False, meaning, flag_values=flags)
@@ -107,21 +108,25 @@ def define_flags(flags: absl_flags.FlagValues) -> None:
 def run(flags: absl_flags.FlagValues) -> None:
     """Runs the tool."""
     command.require(flags, "model", "output")
-    if flags.format == "tflite":
-        _write_tflite(flags)
+    if flags.format in ("tflite", "litertlm"):
+        _write_for_devices(flags)
     else:
         _write_saved_model(flags)
 
 
-def _write_tflite(flags: absl_flags.FlagValues) -> None:
+def _write_for_devices(flags: absl_flags.FlagValues) -> None:
     settings = (*knobs.values(flags), *knobs.TEXTS, *_COUNTS, "length_penalty")
-    _refuse(flags, *_OF_SAVED_MODEL, *settings, found="tflite")
+    is_bundle = flags.format == "litertlm"
+    others = [n for n in _OF_SAVED_MODEL if not (is_bundle and n == "chat_template")]
+    _refuse(flags, *others, *settings, found=flags.format)
     lengths = flags.prefill_lengths and _whole_numbers(flags, "prefill_lengths")
     text = flags.text_file and Path(flags.text_file).read_text(encoding="utf-8")
-    from keras_gpt.export import export_tflite
+    from keras_gpt.export import export_litertlm, export_tflite
 
-    report = export_tflite(
-        inputs.load_task(flags.model),
+    task = inputs.load_task(flags.model)
+    _set_chat_template(flags, task)
+    report = (export_litertlm if is_bundle else export_tflite)(
+        task,
         flags.output,
         flags.quantization,
         context_length=flags.context_length,
@@ -141,15 +146,12 @@ def _write_tflite(flags: absl_flags.FlagValues) -> None:
 def _write_saved_model(flags: absl_flags.FlagValues) -> None:
     _refuse(flags, *_OF_TFLITE, found="saved_model")
     sizes = _whole_numbers(flags, "batch_sizes")
-    from keras_gpt import ChatTemplate, GPTCausalLM
+    from keras_gpt import GPTCausalLM
     from keras_gpt.export import export_saved_model
 
     task = inputs.load_task(flags.model)
     generates = isinstance(task, GPTCausalLM)
-    if flags.chat_template is not None:
-        if not generates:
-            raise command.UsageError("flag --chat_template is for generators alone.")
-        task.preprocessor.chat_template = ChatTemplate.named(flags.chat_template)
+    _set_chat_template(flags, task)
     path = export_saved_model(
         task,
         flags.output,
@@ -162,6 +164,16 @@ def _write_saved_model(flags: absl_flags.FlagValues) -> None:
         **_options(flags, generates=generates),
     )
     print(f"{path} answers like the model, with tensorflow alone")
+
+
+def _set_chat_template(flags: absl_flags.FlagValues, task: Any) -> None:
+    from keras_gpt import ChatTemplate, GPTCausalLM
+
+    if flags.chat_template is None:
+        return
+    if not isinstance(task, GPTCausalLM):
+        raise command.UsageError("flag --chat_template is for generators alone.")
+    task.preprocessor.chat_template = ChatTemplate.named(flags.chat_template)
 
 
 def _whole_numbers(flags: absl_flags.FlagValues, name: str) -> list[int]:

@@ -97,7 +97,9 @@ def export_tflite(
     tflite_file.interpreter_class()  # or an error, before all the work
     if quantization in RECIPES:
         quantizer()
-    length = _context(context_length, most=task.backbone.config.max_sequence_length)
+    length = checked_context(
+        context_length, most=task.backbone.config.max_sequence_length
+    )
     generates = isinstance(task, GPTCausalLM)
     if not generates and (prefill_lengths is not None or text is not None):
         raise ValueError("prefill_lengths and text are for a GPTCausalLM alone.")
@@ -179,8 +181,12 @@ def _prompting(task: GPTCausalLM) -> dict[str, Any]:
     return told
 
 
-def _context(given: int | None, *, most: int) -> int:
-    """Returns the most tokens of a text."""
+def checked_context(given: int | None, *, most: int) -> int:
+    """Returns the most tokens of a text: those given, or those of the model.
+
+    Raises:
+        ValueError: if they are out of range.
+    """
     length = most if given is None else given
     is_int = isinstance(length, int) and not isinstance(length, bool)
     if not is_int or not 2 <= length <= most:
@@ -190,14 +196,19 @@ def _context(given: int | None, *, most: int) -> int:
     return length
 
 
+def default_prefill_lengths(context: int) -> list[int]:
+    """Returns the lengths of chunks, rising, that suit a context."""
+    first = math.gcd(CHUNK, context)
+    chosen = {first, context // 2 // first * first}
+    while first * 8 <= context // 2:
+        first *= 8
+        chosen.add(first)
+    return sorted(chosen - {0})
+
+
 def _prefill_lengths(given: Sequence[int] | None, context: int) -> list[int]:
     if given is None:
-        first = math.gcd(CHUNK, context)
-        chosen = {first, context // 2 // first * first}
-        while first * 8 <= context // 2:
-            first *= 8
-            chosen.add(first)
-        return sorted(chosen - {0})
+        return default_prefill_lengths(context)
     lengths = list(given)
     first = lengths[0] if lengths else 0
     rises = all(a < b for a, b in itertools.pairwise(lengths))
