@@ -19,7 +19,7 @@ from keras_gpt import (
     GPTCausalLMPreprocessor,
     GPTTokenizer,
 )
-from keras_gpt.export import export_litertlm
+from keras_gpt.export import LiteRTGenerator, export_litertlm
 from keras_gpt.export.litert import litertlm
 from keras_gpt.export.litert.chat_prompts import answer_end, spellings
 from keras_gpt.models import GPTTextClassifier
@@ -342,6 +342,18 @@ def test_integers_answer_alike(talker, tmp_path):
                 answer = str(conversation.send_message(question))
                 message = {"role": "user", "content": question}
                 assert answer == lm.chat([message], **GREEDY)
+
+
+def test_integers_of_four_bits_run(tokenizer, tmp_path):
+    lm, path = model_of(tokenizer), tmp_path / "model.litertlm"
+    export_litertlm(lm, path, "int4")
+    alone = tmp_path / "model.tflite"
+    alone.write_bytes(litertlm.read_sections(path)["TFLiteModel"].tobytes())
+    generator = LiteRTGenerator(alone, tokenizer)
+    with engine_of(path) as engine:
+        for text in prompts(tokenizer, [2, 17, 33]):
+            want = generator.generate(text, temperature=0.0, max_new_tokens=9)
+            assert text + continued(engine, text, 9, greedy()) == want
 
 
 ODD = ChatTemplate(
