@@ -23,7 +23,9 @@ from keras_gpt.data import read_questions
 from keras_gpt.export import saved_model
 from keras_gpt.export.server import Server, ServerOptions
 from keras_gpt.export.verify import verify
+from keras_gpt.export.web.static_server import StaticServer
 from keras_gpt.tools import cli
+from tests.export.web.stand_in import write_node_modules
 from tests.free_addresses import free_addresses
 
 README = Path(__file__).parents[1] / "README.md"
@@ -60,6 +62,8 @@ def shortened(words):
             words += ["--num_layers=1"]  # of runs that nothing else reads
         if not any(word.startswith("--warmup_steps") for word in words):
             words.append("--warmup_steps=2")
+    if "--format=web" in words:  # in place of what npm would fetch
+        words.append(f"--node_modules={write_node_modules(Path('node_modules'))}")
     return words
 
 
@@ -146,6 +150,9 @@ def test_commands_run_in_order(tmp_path, monkeypatch):
                 continue
             if command == "keras-gpt serve --model=served":
                 addresses = serve("served", servers)
+                continue
+            if command == "keras-gpt serve --web=page":
+                StaticServer("page", port=0).close()
                 continue
             for ours, free in addresses.items():
                 command = command.replace(ours, free)

@@ -15,7 +15,7 @@ TOOLS = {
     "generate": "continues prompts",
     "evaluate": "measures perplexity on texts, or a task's scores on examples",
     "convert_checkpoint": "converts a checkpoint to another format",
-    "export": "writes a SavedModel that tensorflow alone runs",
+    "export": "writes a model for servers, devices or browsers",
     "serve": "serves an exported model on this machine, over gRPC and REST",
     "inspect": "tells a model's weights, and what training it takes",
     "benchmark": "compares speeds with those of peers",

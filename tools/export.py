@@ -1,19 +1,22 @@
-"""Writes a model as a SavedModel that tensorflow alone runs, or for devices."""
+"""Writes a model for servers, for devices or for browsers."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags as absl_flags
 
 from keras_gpt.tools import command, inputs, knobs
 
-DESCRIPTION = "writes a SavedModel that tensorflow alone runs, or a file for devices"
-_OF_TFLITE = ("quantization", "context_length", "prefill_lengths", "text_file")
-_OF_SAVED_MODEL = (
-    *("version", "model_name", "storage_dtype", "batch_sizes", "chat_template"),
-    *("speculative", "xla"),
+if TYPE_CHECKING:  # takes seconds to import
+    from keras_gpt.export import TFLiteReport
+
+DESCRIPTION = (
+    "writes a model for servers, devices or browsers: a SavedModel that tensorflow "
+    "alone runs, a TFLite file, a LiteRT-LM bundle, or a web page"
 )
 _COUNTS = {
     "num_beams": (1, "Above 1, beam search in place of drawing"),
@@ -42,23 +45,25 @@ def define_flags(flags: absl_flags.FlagValues) -> None:
     )
     absl_flags.DEFINE_string(
         "output", None, "Folder of the served model; gets OUTPUT/VERSION/, and beside "
-        "it the server's settings and a README.md. Of the other formats the new file",
+        "it the server's settings and a README.md. Of --format=web the page's new "
+        "folder, of the others the new file",
         flag_values=flags,
     )  # fmt: skip
     absl_flags.DEFINE_integer(
         "version", 1, "Version number, new in the folder", flag_values=flags
     )
     absl_flags.DEFINE_enum(
-        "format", "saved_model", ["saved_model", "tflite", "litertlm"],
-        "What to write: a SavedModel for servers, or for devices a TFLite file, or a "
-        "LiteRT-LM bundle, which has the tokenizer, too",
+        "format", "saved_model", ["saved_model", "tflite", "litertlm", "web"],
+        "What to write: a SavedModel for servers; for devices a TFLite file, or a "
+        "LiteRT-LM bundle, which has the tokenizer, too; or a web page with a TFLite "
+        "file, whose form begins with the settings that are given",
         flag_values=flags,
     )  # fmt: skip
     absl_flags.DEFINE_enum(
         "quantization", "none", ["none", "float16", "dynamic_int8", "int8", "int4"],
-        "Of files for devices, like the next three: how weights are stored; products "
-        "are computed by integers with dynamic_int8, of TensorFlow's converter, and "
-        "int8 and int4, of ai-edge-quantizer", flag_values=flags,
+        "Of all but a SavedModel, like the next three: how weights are stored; "
+        "products are computed by integers with dynamic_int8, of TensorFlow's "
+        "converter, and int8 and int4, of ai-edge-quantizer", flag_values=flags,
     )  # fmt: skip
     absl_flags.DEFINE_integer(
         "context_length", None,
@@ -74,6 +79,11 @@ def define_flags(flags: absl_flags.FlagValues) -> None:
         "text_file", None,
         "Text file of which to tell the perplexity, before and after; its beginning "
         "only. Optional", flag_values=flags,
+    )  # fmt: skip
+    absl_flags.DEFINE_string(
+        "node_modules", None,
+        "Of --format=web: folder in which npm has installed LiteRT.js. Optional, npm "
+        "installs it without", flag_values=flags,
     )  # fmt: skip
     absl_flags.DEFINE_string(
         "model_name", "gpt", "Name under which it is served", flag_values=flags
@@ -108,31 +118,54 @@ def define_flags(flags: absl_flags.FlagValues) -> None:
 def run(flags: absl_flags.FlagValues) -> None:
     """Runs the tool."""
     command.require(flags, "model", "output")
-    if flags.format in ("tflite", "litertlm"):
-        _write_for_devices(flags)
-    else:
-        _write_saved_model(flags)
+    write, _ = _FORMATS[flags.format]
+    _refuse_others(flags)
+    write(flags)
 
 
-def _write_for_devices(flags: absl_flags.FlagValues) -> None:
-    settings = (*knobs.values(flags), *knobs.TEXTS, *_COUNTS, "length_penalty")
-    is_bundle = flags.format == "litertlm"
-    others = [n for n in _OF_SAVED_MODEL if not (is_bundle and n == "chat_template")]
-    _refuse(flags, *others, *settings, found=flags.format)
-    lengths = flags.prefill_lengths and _whole_numbers(flags, "prefill_lengths")
-    text = flags.text_file and Path(flags.text_file).read_text(encoding="utf-8")
-    from keras_gpt.export import export_litertlm, export_tflite
+def _write_tflite(flags: absl_flags.FlagValues) -> None:
+    options = _litert_options(flags)
+    from keras_gpt.export import export_tflite
 
     task = inputs.load_task(flags.model)
-    _set_chat_template(flags, task)
-    report = (export_litertlm if is_bundle else export_tflite)(
-        task,
+    _print_report(export_tflite(task, flags.output, flags.quantization, **options))
+
+
+def _write_litertlm(flags: absl_flags.FlagValues) -> None:
+    options = _litert_options(flags)
+    from keras_gpt.export import export_litertlm
+
+    task = _task_for_chats(flags)
+    _print_report(export_litertlm(task, flags.output, flags.quantization, **options))
+
+
+def _write_web(flags: absl_flags.FlagValues) -> None:
+    settings, options = knobs.values(flags), _litert_options(flags)
+    from keras_gpt.export import export_web
+
+    report = export_web(
+        inputs.load_task(flags.model),
         flags.output,
         flags.quantization,
-        context_length=flags.context_length,
-        prefill_lengths=lengths,
-        text=text,
+        node_modules=flags.node_modules,
+        settings={name: x for name, x in settings.items() if flags[name].present},
+        **options,
     )
+    _print_report(report)
+    print(f"keras-gpt serve --web={report.path} shows the page")
+
+
+def _litert_options(flags: absl_flags.FlagValues) -> dict[str, Any]:
+    lengths = flags.prefill_lengths and _whole_numbers(flags, "prefill_lengths")
+    text = flags.text_file and Path(flags.text_file).read_text(encoding="utf-8")
+    return {
+        "context_length": flags.context_length,
+        "prefill_lengths": lengths,
+        "text": text,
+    }
+
+
+def _print_report(report: TFLiteReport) -> None:
     costs = report.costs
     print(f"{report.path}: {report.num_bytes:,} bytes, of weights in float32", end="")
     print(f" {report.weight_bytes:,}")
@@ -144,14 +177,12 @@ def _write_for_devices(flags: absl_flags.FlagValues) -> None:
 
 
 def _write_saved_model(flags: absl_flags.FlagValues) -> None:
-    _refuse(flags, *_OF_TFLITE, found="saved_model")
     sizes = _whole_numbers(flags, "batch_sizes")
     from keras_gpt import GPTCausalLM
     from keras_gpt.export import export_saved_model
 
-    task = inputs.load_task(flags.model)
+    task = _task_for_chats(flags)
     generates = isinstance(task, GPTCausalLM)
-    _set_chat_template(flags, task)
     path = export_saved_model(
         task,
         flags.output,
@@ -166,14 +197,16 @@ def _write_saved_model(flags: absl_flags.FlagValues) -> None:
     print(f"{path} answers like the model, with tensorflow alone")
 
 
-def _set_chat_template(flags: absl_flags.FlagValues, task: Any) -> None:
+def _task_for_chats(flags: absl_flags.FlagValues) -> Any:
+    """Loads the task, and gives it the template that `--chat_template` names."""
     from keras_gpt import ChatTemplate, GPTCausalLM
 
-    if flags.chat_template is None:
-        return
-    if not isinstance(task, GPTCausalLM):
-        raise command.UsageError("flag --chat_template is for generators alone.")
-    task.preprocessor.chat_template = ChatTemplate.named(flags.chat_template)
+    task = inputs.load_task(flags.model)
+    if flags.chat_template is not None:
+        if not isinstance(task, GPTCausalLM):
+            raise command.UsageError("flag --chat_template is for generators alone.")
+        task.preprocessor.chat_template = ChatTemplate.named(flags.chat_template)
+    return task
 
 
 def _whole_numbers(flags: absl_flags.FlagValues, name: str) -> list[int]:
@@ -184,12 +217,13 @@ def _whole_numbers(flags: absl_flags.FlagValues, name: str) -> list[int]:
     return [int(number) for number in numbers]
 
 
-def _refuse(flags: absl_flags.FlagValues, *names: str, found: str) -> None:
+def _refuse_others(flags: absl_flags.FlagValues) -> None:
     """Raises `UsageError` if a flag was given that a format has no use for."""
-    for name in names:
-        if flags[name].present:
+    _, own = _FORMATS[flags.format]
+    for name in itertools.chain(*(names for _, names in _FORMATS.values())):
+        if flags[name].present and name not in own:
             raise command.UsageError(
-                f"flag --{name} must be left out with --format={found}."
+                f"flag --{name} must be left out with --format={flags.format}."
             )
 
 
@@ -204,6 +238,22 @@ def _options(flags: absl_flags.FlagValues, *, generates: bool) -> dict[str, Any]
         chosen = knobs.given(flags)
     return {**chosen, **knobs.texts(flags), **options}
 
+
+_OF_LITERT = ("quantization", "context_length", "prefill_lengths", "text_file")
+# What writes each format, and the flags that it has a use for.
+_FORMATS: dict[str, tuple[Callable[[absl_flags.FlagValues], None], tuple[str, ...]]] = {
+    "saved_model": (
+        _write_saved_model,
+        (
+            *("version", "model_name", "storage_dtype", "batch_sizes", "chat_template"),
+            *("speculative", "xla"),
+            *(*knobs.NAMES, *knobs.TEXTS, *_COUNTS, "length_penalty"),
+        ),
+    ),
+    "tflite": (_write_tflite, _OF_LITERT),
+    "litertlm": (_write_litertlm, (*_OF_LITERT, "chat_template")),
+    "web": (_write_web, (*_OF_LITERT, "node_modules", *knobs.NAMES)),
+}
 
 if __name__ == "__main__":
     command.run_main(__name__)

@@ -29,6 +29,8 @@ NUMBERS: dict[str, tuple[float, str]] = {
     "eta_cutoff": (0.0, "The same, lower where many tokens are likely; 0 is off"),
 }  # fmt: skip
 
+NAMES = (*INTEGERS, *NUMBERS, "seed")
+
 # Flag to the library's option and its meaning.
 TEXTS = {
     "stop_string": (
@@ -66,7 +68,7 @@ def texts(flags: absl_flags.FlagValues) -> dict[str, list[str]]:
 
 def values(flags: absl_flags.FlagValues) -> dict[str, Any]:
     """Returns all settings."""
-    return {name: flags[name].value for name in (*INTEGERS, *NUMBERS, "seed")}
+    return {name: flags[name].value for name in NAMES}
 
 
 def given(flags: absl_flags.FlagValues) -> dict[str, Any]:

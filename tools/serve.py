@@ -1,8 +1,9 @@
-"""Serves an exported model on this machine, by TF Serving's APIs."""
+"""Serves an exported model on this machine: by TF Serving's APIs, or as a web page."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -17,7 +18,8 @@ if TYPE_CHECKING:  # takes seconds to import
 
 DESCRIPTION = (
     "serves an exported model on this machine, over gRPC and REST, as TF Serving does. "
-    "At scale, tensorflow_model_server is the way: it serves the same folders"
+    "At scale, tensorflow_model_server is the way: it serves the same folders. With "
+    "--web, the page that export wrote"
 )
 # Not read from the library, whose import would slow --help down.
 _COUNTS = {
@@ -47,6 +49,11 @@ def define_flags(flags: absl_flags.FlagValues) -> None:
         "one of them",
         flag_values=flags,
     )  # fmt: skip
+    absl_flags.DEFINE_string(
+        "web", None, "Folder that export --format=web wrote, to be served in place of "
+        "a model, at --host and --port (8000 without it). Optional",
+        flag_values=flags,
+    )  # fmt: skip
     for name, (text, meaning) in _TEXTS.items():
         absl_flags.DEFINE_string(name, text, meaning, flag_values=flags)
     command.define_numbers(flags, integers=_COUNTS, floats=_NUMBERS)
@@ -54,6 +61,9 @@ def define_flags(flags: absl_flags.FlagValues) -> None:
 
 def run(flags: absl_flags.FlagValues) -> None:
     """Runs the tool."""
+    if flags.web is not None:
+        _serve_web(flags)
+        return
     command.require(flags, "model")
     from keras_gpt.export.server import Server, ServerOptions
 
@@ -64,6 +74,20 @@ def run(flags: absl_flags.FlagValues) -> None:
         # Threads that run a model cannot be interrupted, and their time is over.
         sys.stdout.flush()
         os._exit(0)
+
+
+def _serve_web(flags: absl_flags.FlagValues) -> None:
+    for name in ("model", *_TEXTS, *_COUNTS, *_NUMBERS):
+        if flags[name].present and name not in ("host", "port"):
+            raise command.UsageError(f"flag --{name} must be left out with --web.")
+    from keras_gpt.export.web.static_server import StaticServer
+
+    options = {"port": flags.port} if flags["port"].present else {}
+    server = StaticServer(flags.web, host=flags.host, **options)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    print(f"serving: {server.url}", flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run()
 
 
 async def _serve(server: Server) -> bool:

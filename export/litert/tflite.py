@@ -57,6 +57,7 @@ def export_tflite(
     context_length: int | None = None,
     prefill_lengths: Sequence[int] | None = None,
     text: str | None = None,
+    add_generate: bool = True,
 ) -> TFLiteReport:
     """Writes one file that LiteRT runs by its own ops alone, weights stored once.
 
@@ -81,6 +82,8 @@ def export_tflite(
             of the context.
         text: string. Of which the perplexity is measured, before and after; its first
             `context_length` tokens. Optional.
+        add_generate: bool. Whether a `GPTCausalLM` gets `generate`. LiteRT.js keeps a
+            copy of the weights for each signature. Defaults to True.
 
     Returns:
         `TFLiteReport`.
@@ -121,6 +124,8 @@ def export_tflite(
                 num_slots=length,
                 prefill_lengths=about["prefill_lengths"],
             ).functions()
+            if not add_generate:
+                del functions["generate"]
         else:
             functions = head_functions(task, length)
         variables = [weight.value for weight in task.weights]

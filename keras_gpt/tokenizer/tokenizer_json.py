@@ -406,7 +406,12 @@ def write_folder(
 
 
 def build_pipeline(contents: Contents, form: Format) -> tokenizers.Tokenizer:
-    """Makes the pipeline with the `tokenizers` library.
+    """Makes the pipeline with the `tokenizers` library; see `whole_file`."""
+    return tokenizers.Tokenizer.from_str(json.dumps(whole_file(contents, form)))
+
+
+def whole_file(contents: Contents, form: Format) -> Component:
+    """Returns what `tokenizer.json` says, as plain data.
 
     Args:
         contents: what the tokenizer is made of. The names of its special tokens, if
@@ -415,7 +420,7 @@ def build_pipeline(contents: Contents, form: Format) -> tokenizers.Tokenizer:
     """
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     unknown = form.unknown_token if form.unknown_token in contents.vocabulary else None
-    content = {
+    return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
@@ -440,7 +445,6 @@ def build_pipeline(contents: Contents, form: Format) -> tokenizers.Tokenizer:
             "merges": [line.split(" ") for line in contents.merges],
         },
     }
-    return tokenizers.Tokenizer.from_str(json.dumps(content))
 
 
 def _written_config(

@@ -14,12 +14,12 @@ from keras_gpt.tokenizer.page_table import NUM_CODE_POINTS, PageTable, make_page
 
 LETTER, NUMBER, SPACE, OTHER = range(4)
 _CODES = {"letter": LETTER, "number": NUMBER, "space": SPACE, "other": OTHER}
-_RUNS = Path(__file__).with_name("unicode_classes.txt")
+RUNS = Path(__file__).with_name("unicode_classes.txt")
 
 
 def class_of_code_points() -> np.ndarray:
     """Returns the class of every code point: int8 (0x110000,)."""
-    lines = _RUNS.read_text().splitlines()
+    lines = RUNS.read_text().splitlines()
     pairs = [line.split() for line in lines if not line.startswith("#")]
     starts = np.array([int(start, 16) for start, _ in pairs])
     codes = np.array([_CODES[name] for _, name in pairs], np.int8)

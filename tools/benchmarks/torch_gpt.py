@@ -31,7 +31,10 @@ class Block(nn.Module):
         batch, length, width = x.shape
         heads = self.query_key_value(self.attention_norm(x))
         heads = heads.view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(*heads, is_causal=True)
+        query, key, value = heads
+        mixed = functional.scaled_dot_product_attention(
+            query, key, value, is_causal=True
+        )
         mixed = mixed.transpose(1, 2).reshape(batch, length, width)
         x = x + self.output_projection(mixed)
         inner = functional.gelu(self.expand(self.mlp_norm(x)), approximate="tanh")
