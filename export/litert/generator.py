@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import threading
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +13,7 @@ import tensorflow as tf
 
 from keras_gpt.export.litert.network import LiteRTCache, LiteRTNetwork
 from keras_gpt.export.model_card import tokenizer_fingerprint
-from keras_gpt.generation import DecodeState, Prefix, Prompts, Request
+from keras_gpt.generation import Decoder, DecodeState, Prefix, Prompts, Request
 from keras_gpt.layers.kv_cache import KVCache
 from keras_gpt.models.causal_lm_preprocessor import GPTCausalLMPreprocessor
 from keras_gpt.models.generation_options import GenerationOptions
@@ -91,6 +94,36 @@ class _OutsideNetwork:
         return KVCache(())
 
 
+class _SteppedDecoder(Decoder):
+    """A `Decoder` whose network is outside of TensorFlow.
+
+    Args:
+        *args: as of `Decoder`, like those by name.
+        logits_after: function of token ids (B, S), starts, lengths and numbers of
+            cached tokens (B,), and whether rows run (B,), all NumPy arrays; returns
+            float32 (B, V), the logits after each running row's last token.
+    """
+
+    def __init__(self, *args: Any, logits_after: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._logits_after = logits_after
+
+    def _round(
+        self, state: DecodeState, request: Request, **kwargs: Any
+    ) -> DecodeState:
+        state = self._slide(state)
+        logits = tf.numpy_function(
+            self._logits_after,
+            [
+                *(state.token_ids, state.starts, state.lengths, state.num_cached),
+                state.is_running,
+            ],
+            tf.float32,
+        )
+        logits = tf.ensure_shape(logits, [None, self.model.config.vocabulary_size])
+        return self.take(state, request, logits=logits)
+
+
 class _State(NamedTuple):
     """A generation at rest: what was chosen, and the cache of each row."""
 
@@ -107,13 +140,21 @@ class _LiteRTDecoder:
 
     Args:
         network: `LiteRTNetwork`.
-        traced: `TracedDecoder` of a network elsewhere.
+        new_decoder: function of `decoder_class` that returns a `TracedDecoder`.
     """
 
-    def __init__(self, network: LiteRTNetwork, traced: TracedDecoder) -> None:
+    def __init__(
+        self, network: LiteRTNetwork, new_decoder: Callable[..., TracedDecoder]
+    ) -> None:
         self._network = network
-        self._traced = traced
-        self.empty_prefix = traced.empty_prefix
+        self._traced = new_decoder(
+            decoder_class=functools.partial(
+                _SteppedDecoder, logits_after=self._logits_after
+            )
+        )
+        self._lock = threading.Lock()
+        self._caches: list[LiteRTCache] = []  # of the call that runs
+        self.empty_prefix = self._traced.empty_prefix
 
     def prefill(self, prompts: Prompts) -> Prefix:
         """Returns a `Prefix` that is yet to be computed."""
@@ -145,12 +186,9 @@ class _LiteRTDecoder:
 
     def advance(self, state: _State, request: Request, num_steps: int) -> _State:
         """Goes on for some tokens, or until all rows end."""
-        chosen = state.chosen
-        for _ in range(num_steps):
-            if not chosen.is_running.numpy().any():
-                break
-            logits = self._feed(chosen, state.caches)
-            chosen = self._traced.take(chosen, request, tf.constant(logits))
+        with self._lock:
+            self._caches = state.caches
+            chosen = self._traced.advance(state.chosen, request, num_steps)
         return _State(chosen, state.caches)
 
     def generate(self, prompts: Prompts, request: Request) -> Any:
@@ -162,18 +200,21 @@ class _LiteRTDecoder:
         """Returns the `GeneratedTokens` so far."""
         return self._traced.new_tokens(state.chosen)
 
-    def _feed(self, chosen: DecodeState, caches: list[LiteRTCache]) -> np.ndarray:
-        """Returns the logits (B, V) after the last token of each running row."""
-        logits = np.zeros([len(caches), self._network.config.vocabulary_size])
-        logits = logits.astype(np.float32)
-        token_ids, is_running = chosen.token_ids.numpy(), chosen.is_running.numpy()
-        starts, lengths = chosen.starts.numpy(), chosen.lengths.numpy()
-        num_cached = chosen.num_cached.numpy()
+    def _logits_after(
+        self,
+        token_ids: np.ndarray,
+        starts: np.ndarray,
+        lengths: np.ndarray,
+        num_cached: np.ndarray,
+        is_running: np.ndarray,
+    ) -> np.ndarray:
+        size = self._network.config.vocabulary_size
+        logits = np.zeros([len(lengths), size], np.float32)
         for row in np.flatnonzero(is_running):
             logits[row] = self._network.feed(
                 token_ids[row, starts[row] : lengths[row]],
                 num_cached=int(num_cached[row]),
-                cache=caches[row],
+                cache=self._caches[row],
             )
         return logits
 
@@ -198,7 +239,8 @@ class _Runner(GenerationRunner):
         return super().decoder(options)
 
     def _new_decoder(self, **parts: Any) -> Any:
-        return _LiteRTDecoder(self._network, super()._new_decoder(**parts))
+        new_decoder = functools.partial(super()._new_decoder, **parts)
+        return _LiteRTDecoder(self._network, new_decoder)
 
     def _first_invalid_place(self, token_ids: np.ndarray) -> str:
         return "the file, or in a logits processor"

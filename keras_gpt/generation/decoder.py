@@ -170,7 +170,7 @@ class Decoder:
         self, state: DecodeState, request: Request, *, width: tf.Tensor | None = None
     ) -> DecodeState:
         """Feeds what was not fed, and chooses a token in each running row."""
-        state = self.slide(state)
+        state = self._slide(state)
         drafts = None
         if self.drafter is not None:
             drafts, draft = self.drafter.propose(state, request, self.choose)
@@ -199,7 +199,7 @@ class Decoder:
         after = self.commit(state, request, logits=logits, choice=choice, rows=running)
         return _all_fed(after, rows=running)
 
-    def slide(self, state: DecodeState) -> DecodeState:
+    def _slide(self, state: DecodeState) -> DecodeState:
         """Lets rows that overflow the context go on with the last half of it."""
         # Positions are learnt, so what stays is computed anew from position 0.
         overflows = state.is_running & (state.lengths - state.starts > self.context)

@@ -130,10 +130,11 @@ class GenerationRunner:
         """Returns the traced decoder for the functions and the drafter of a call."""
         return self._decoders.get(options or GenerationOptions())
 
-    def _new_decoder(self, **parts: Any) -> TracedDecoder:
+    def _new_decoder(self, decoder_class: Any = Decoder, **parts: Any) -> Any:
         if self._preprocessor is None:
-            return TracedDecoder(Decoder(self.backbone, **parts))
-        return TracedDecoder(self.text_generator(**parts).decoder)
+            return TracedDecoder(decoder_class(self.backbone, **parts))
+        generator = self.text_generator(decoder_class=decoder_class, **parts)
+        return TracedDecoder(generator.decoder)
 
     def encode(self, texts: tf.Tensor, *, prefix: PromptPrefix | None) -> list[Any]:
         """Returns the ids that prompts, or what follows a prefix, become."""

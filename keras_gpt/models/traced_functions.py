@@ -105,7 +105,6 @@ class TracedDecoder:
         self._decoder = decoder
         self._searches: dict[tuple[int, int], Any] = {}
         self._advance: Any = None
-        self._take: Any = None
         self.empty_prefix = Prefix.none(decoder.model)
         prefix = Prefix(
             _ROWS_OF_INTEGERS,
@@ -146,30 +145,15 @@ class TracedDecoder:
         """Goes on with a `DecodeState` for some rounds."""
         if self._advance is None:
             decoder = self._decoder
+            whole = self.begin.get_concrete_function().structured_outputs
+            spec = tf.nest.map_structure(_growing_spec, whole)
 
-            @_traced([self._state_spec(), _REQUEST, _INTEGER])
+            @_traced([spec, _REQUEST, _INTEGER])
             def advance(state: Any, request: Any, num_steps: Any) -> Any:
                 return decoder.advance(state, request, num_steps=num_steps)
 
             self._advance = advance
         return self._advance(state, request, tf.constant(num_steps))
-
-    def take(self, state: Any, request: Request, logits: Any) -> Any:
-        """Goes on by a token in each row, by logits (B, V) of a network elsewhere."""
-        if self._take is None:
-            decoder = self._decoder
-            logits_spec = tf.TensorSpec([None, logits.shape[-1]], tf.float32)
-
-            @_traced([self._state_spec(), _REQUEST, logits_spec])
-            def take(state: Any, request: Any, logits: Any) -> Any:
-                return decoder.slide(decoder.take(state, request, logits=logits))
-
-            self._take = take
-        return self._take(state, request, logits)
-
-    def _state_spec(self) -> Any:
-        whole = self.begin.get_concrete_function().structured_outputs
-        return tf.nest.map_structure(_growing_spec, whole)
 
     def search(self, num_beams: int, num_groups: int) -> Any:
         """Returns the beam search of some width, which sets shapes of its graph."""

@@ -118,7 +118,7 @@ def test_caches_grow_with_the_text(tokenizer, tmp_path, monkeypatch):
     )
     lm = GPTCausalLM(backbone, GPTCausalLMPreprocessor(tokenizer, sequence_length=100))
     export_tflite(lm, tmp_path / "model.tflite")
-    monkeypatch.setattr(network, "FEWEST_SLOTS", 8)
+    monkeypatch.setattr(network, "SLOTS_AT_ONCE", 8)
     generator = LiteRTGenerator(tmp_path / "model.tflite", tokenizer)
     texts = ["The king", "The king is dead, long live the king! " * 2]
     for options in [{}, {"num_return_sequences": 2}]:
