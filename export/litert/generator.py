@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -140,19 +139,16 @@ class _LiteRTDecoder:
 
     Args:
         network: `LiteRTNetwork`.
-        new_decoder: function of `decoder_class` that returns a `TracedDecoder`.
+        traced: function of the class of a `Decoder` that returns its `TracedDecoder`.
     """
 
     def __init__(
-        self, network: LiteRTNetwork, new_decoder: Callable[..., TracedDecoder]
+        self, network: LiteRTNetwork, traced: Callable[[Any], TracedDecoder]
     ) -> None:
         self._network = network
-        self._traced = new_decoder(
-            decoder_class=functools.partial(
-                _SteppedDecoder, logits_after=self._logits_after
-            )
+        self._traced = traced(
+            functools.partial(_SteppedDecoder, logits_after=self._logits_after)
         )
-        self._lock = threading.Lock()
         self._caches: list[LiteRTCache] = []  # of the call that runs
         self.empty_prefix = self._traced.empty_prefix
 
@@ -165,28 +161,28 @@ class _LiteRTDecoder:
     def begin(self, prompts: Prompts, request: Request) -> _State:
         """Returns the state before the first token."""
         chosen = self._traced.begin(prompts, request)
-        token_ids, lengths = chosen.token_ids.numpy(), chosen.lengths.numpy()
-        num_cached, caches = np.zeros_like(lengths), []
-        before: dict[int, LiteRTCache] = {}
-        sources = zip(prompts.prefix_rows.numpy(), prompts.prefix_lengths, strict=True)
-        for row, (source, shared) in enumerate(sources):
-            if shared < 2:  # the last token is fed with the text
+        token_ids = chosen.token_ids.numpy()
+        num_cached = np.maximum(prompts.prefix_lengths.numpy() - 1, 0)
+        sources: dict[int, LiteRTCache] = {}  # of the prefixes that were fed
+        caches = []
+        with self._network.lock:
+            for row, source in enumerate(prompts.prefix_rows.numpy()):
+                if source in sources:
+                    caches.append(self._network.copy_of(sources[source]))
+                    continue
                 caches.append(self._network.empty_cache())
-                continue
-            num_cached[row] = shared - 1
-            if source in before:
-                caches.append(self._network.copy_of(before[source]))
-                continue
-            before[source] = self._network.empty_cache()
-            caches.append(before[source])
-            self._network.feed(
-                token_ids[row, : num_cached[row]], num_cached=0, cache=caches[-1]
-            )
+                if num_cached[row]:  # the last token is fed with the text
+                    self._network.feed(
+                        token_ids[row, : num_cached[row]],
+                        num_cached=0,
+                        cache=caches[-1],
+                    )
+                    sources[source] = caches[-1]
         return _State(chosen._replace(num_cached=tf.constant(num_cached)), caches)
 
     def advance(self, state: _State, request: Request, num_steps: int) -> _State:
         """Goes on for some tokens, or until all rows end."""
-        with self._lock:
+        with self._network.lock:
             self._caches = state.caches
             chosen = self._traced.advance(state.chosen, request, num_steps)
         return _State(chosen, state.caches)
@@ -239,8 +235,8 @@ class _Runner(GenerationRunner):
         return super().decoder(options)
 
     def _new_decoder(self, **parts: Any) -> Any:
-        new_decoder = functools.partial(super()._new_decoder, **parts)
-        return _LiteRTDecoder(self._network, new_decoder)
+        traced = functools.partial(self._traced_decoder, **parts)
+        return _LiteRTDecoder(self._network, traced)
 
     def _first_invalid_place(self, token_ids: np.ndarray) -> str:
         return "the file, or in a logits processor"

@@ -130,7 +130,10 @@ class GenerationRunner:
         """Returns the traced decoder for the functions and the drafter of a call."""
         return self._decoders.get(options or GenerationOptions())
 
-    def _new_decoder(self, decoder_class: Any = Decoder, **parts: Any) -> Any:
+    def _new_decoder(self, **parts: Any) -> Any:
+        return self._traced_decoder(Decoder, **parts)
+
+    def _traced_decoder(self, decoder_class: Any, **parts: Any) -> TracedDecoder:
         if self._preprocessor is None:
             return TracedDecoder(decoder_class(self.backbone, **parts))
         generator = self.text_generator(decoder_class=decoder_class, **parts)
