@@ -4,7 +4,7 @@ The signatures are those that the LiteRT-LM engine calls, and two that it leaves
 
 - `prefill_T` feeds T tokens, and `decode` one, whose logits it returns. Both take the
   cache and return it, a key and a value table for each block.
-- `choose` takes the next token by those logits, with all settings; for callers that
+- `sample` takes the next token by those logits, with all settings; for callers that
   show a text as it grows.
 - `generate` is the whole loop: ids in, ids out.
 
@@ -40,8 +40,8 @@ from keras_gpt.layers.kv_cache import KVCache, LayerCache
 from keras_gpt.layers.runtime import graphs_for
 from keras_gpt.models import GPTCausalLM
 
-NUM_STOP_TOKENS = 8  # of `choose` and `generate`; -1 stands for none
-NUM_TOP_TOKENS = 8  # the likeliest ones, of which `choose` tells
+NUM_STOP_TOKENS = 8  # of `sample` and `generate`; -1 stands for none
+NUM_TOP_TOKENS = 8  # the likeliest ones, of which `sample` tells
 CHUNK_LENGTHS = 2  # in which `generate` reads prompts: each costs place in the file
 
 
@@ -76,7 +76,7 @@ class LanguageModelGraphs:
             for length in self._lengths
         }
         made["decode"] = concrete(self._decode, self._step_specs(1))
-        made["choose"] = concrete(self._choose, self._choose_specs())
+        made["sample"] = concrete(self._sample, self._sample_specs())
         made["generate"] = concrete(self._generate, self._text_specs())
         return made
 
@@ -114,10 +114,10 @@ class LanguageModelGraphs:
             training=False,
         )
 
-    # === Choosing ===
+    # === Sampling ===
 
     def _text_specs(self) -> dict[str, tf.TensorSpec]:
-        """Returns what `choose` and `generate` are told of a text, and how to go on."""
+        """Returns what `sample` and `generate` are told of a text, and how to go on."""
         settings = {
             name: tf.TensorSpec([1], setting.dtype)
             for name, setting in SETTINGS.items()
@@ -130,7 +130,7 @@ class LanguageModelGraphs:
             "seed": tf.TensorSpec([2], tf.int32),
         }
 
-    def _choose_specs(self) -> dict[str, tf.TensorSpec]:
+    def _sample_specs(self) -> dict[str, tf.TensorSpec]:
         num_ids = self._model.config.vocabulary_size
         return {
             "logits": tf.TensorSpec([1, 1, num_ids], tf.float32),
@@ -138,7 +138,7 @@ class LanguageModelGraphs:
             **self._text_specs(),
         }
 
-    def _choose(
+    def _sample(
         self,
         logits: Any,
         tokens: Any,

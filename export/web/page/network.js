@@ -1,5 +1,5 @@
 // A language model in a TFLite file, fed token by token or chunk by chunk by LiteRT.js.
-// It mirrors export/litert/network.py; sampling is the file's own, by `choose`.
+// It mirrors export/litert/network.py; sampling is the file's own, by `sample`.
 
 // In place of -Infinity, as the LiteRT-LM engine has it.
 const MASKED = Math.fround(-0.7 * 3.4028234663852886e38);
@@ -9,7 +9,7 @@ export class Network {
   constructor(litert, model) {
     this.litert = litert;
     this.signatures = model.signatures;
-    for (const name of ["about", "decode", "choose"]) {
+    for (const name of ["about", "decode", "sample"]) {
       if (!(name in this.signatures)) {
         throw new Error(
           `model.tflite must be the file of a language model, with the signature ` +
@@ -27,8 +27,8 @@ export class Network {
     json.delete();
     this.context = this.about.context_length;
     this.lengths = this.about.prefill_lengths;
-    this.choices = new Map(
-      this.signatures.choose.getInputDetails().map((one) => [one.name, one]),
+    this.sampleInputs = new Map(
+      this.signatures.sample.getInputDetails().map((one) => [one.name, one]),
     );
   }
 
@@ -115,7 +115,7 @@ export class Network {
 
   // Takes the next token of a text by the logits after it. `request`: numPromptTokens,
   // stopTokens, settings by name, seed (its low half and its high half).
-  async choose(logits, tokens, request) {
+  async sample(logits, tokens, request) {
     const values = {
       tokens,
       num_tokens: [tokens.length],
@@ -124,7 +124,7 @@ export class Network {
       seed: request.seed,
     };
     const inputs = {};
-    for (const [name, { dtype, shape }] of this.choices) {
+    for (const [name, { dtype, shape }] of this.sampleInputs) {
       if (name === "logits") continue;
       const size = shape.reduce((a, b) => a * b, 1);
       const data = dtype === "int32" ? new Int32Array(size) : new Float32Array(size);
@@ -134,7 +134,7 @@ export class Network {
     }
     let outputs = {};
     try {
-      outputs = await this.call("choose", { ...inputs, logits });
+      outputs = await this.call("sample", { ...inputs, logits });
       const found = (name) => Array.from(outputs[name].toTypedArray());
       const topLogProbs = found("top_log_probs");
       return {

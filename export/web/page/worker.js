@@ -3,7 +3,7 @@
 // A classic worker, for LiteRT.js loads its WebAssembly by importScripts, which module
 // workers lack.
 
-// What `choose` says of why a text ends, if it does. A token that stops it is none of
+// What `sample` says of why a text ends, if it does. A token that stops it is none of
 // the text.
 const STOP = 1;
 const INVALID_LOGITS = 5;
@@ -112,7 +112,7 @@ async function generate({ tokens: prompt, ...request }) {
   while (await turn()) {
     const logits = await network.feed(tokens, turn);
     if (logits === null) break;
-    const chosen = await network.choose(logits, tokens, request);
+    const chosen = await network.sample(logits, tokens, request);
     logits.delete();
     if (!(chosen.finishReason in REASONS)) {
       throw new Error(`The model cannot go on: ${refusal(chosen.finishReason)}.`);

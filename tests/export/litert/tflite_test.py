@@ -43,7 +43,7 @@ def written(causal_lm, tmp_path_factory):
 
 
 def text_inputs(token_ids, *, seed=0, stops=(), **knobs):
-    """What `choose` and `generate` take of a text, in a context of 64."""
+    """What `sample` and `generate` take of a text, in a context of 64."""
     tokens = np.zeros([1, 64], np.int32)
     tokens[0, : len(token_ids)] = token_ids
     stop_tokens = np.full([8], -1, np.int32)
@@ -104,10 +104,10 @@ def test_generate_draws_the_tokens_of_keras(causal_lm, generate, knobs):
 
 @pytest.fixture(scope="module")
 def step_by_step(written):
-    """Generates by `prefill_T`, `decode` and `choose`, as `generate` does."""
+    """Generates by `prefill_T`, `decode` and `sample`, as `generate` does."""
     network = LiteRTNetwork(written[0])
     interpreter = tflite_file.open_file(written[0])
-    choose = interpreter.get_signature_runner("choose")
+    sample = interpreter.get_signature_runner("sample")
 
     def run(token_ids, **kwargs):
         ids, cache, count, reason = list(token_ids), network.empty_cache(), 0, 0
@@ -116,7 +116,7 @@ def step_by_step(written):
                 np.array(ids, np.int32), num_cached=count, cache=cache
             )
             count = len(ids)
-            found = choose(
+            found = sample(
                 logits=logits[None, None],
                 num_prompt_tokens=np.array([len(token_ids)], np.int32),
                 **text_inputs(ids, **kwargs),
@@ -140,7 +140,7 @@ def step_by_step(written):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("knobs", KNOBS, ids=["greedy", "seed", "top", "typical", "n"])
-def test_prefill_decode_and_choose_draw_the_tokens_of_keras(
+def test_prefill_decode_and_sample_draw_the_tokens_of_keras(
     causal_lm, step_by_step, knobs
 ):
     on_ids = GPTCausalLM(causal_lm.backbone)
@@ -149,7 +149,7 @@ def test_prefill_decode_and_choose_draw_the_tokens_of_keras(
         assert step_by_step(token_ids, max_new_tokens=20, **knobs)[0] == want
 
 
-def test_choose_stops_and_refuses(step_by_step, generate, written):
+def test_sample_stops_and_refuses(step_by_step, generate, written):
     greedy = {"max_new_tokens": 9, "temperature": 0.0}
     whole, reason = step_by_step([5, 6, 7], **greedy)
     assert (len(whole), reason) == (9, 2)
@@ -157,8 +157,8 @@ def test_choose_stops_and_refuses(step_by_step, generate, written):
     cut = step_by_step([5, 6, 7], **greedy, stops=stops)
     assert cut == generate([5, 6, 7], **greedy, stops=stops)
     interpreter = tflite_file.open_file(written[0])
-    choose = interpreter.get_signature_runner("choose")
-    logits = np.zeros(choose.get_input_details()["logits"]["shape"], np.float32)
+    sample = interpreter.get_signature_runner("sample")
+    logits = np.zeros(sample.get_input_details()["logits"]["shape"], np.float32)
     for token_ids, count, knobs, want in [
         ([1, 2, 3], 1, {"max_new_tokens": 2}, 2),  # has all its tokens
         ([1, 2, 3], 4, {}, 4),  # a prompt longer than its text
@@ -169,10 +169,10 @@ def test_choose_stops_and_refuses(step_by_step, generate, written):
     ]:
         inputs = text_inputs(token_ids, **knobs)
         prompt = np.array([count], np.int32)
-        found = choose(logits=logits, num_prompt_tokens=prompt, **inputs)
+        found = sample(logits=logits, num_prompt_tokens=prompt, **inputs)
         assert found["finish_reason"][0] == want
         assert found["token"][0] in (0, 1)
-    found = choose(
+    found = sample(
         logits=logits * np.nan,
         num_prompt_tokens=np.array([1], np.int32),
         **text_inputs([1]),

@@ -48,7 +48,7 @@ def test_the_folder_has_all_that_the_page_needs(causal_lm, written):
     assert report.num_bytes == (folder / "model.tflite").stat().st_size
     interpreter = tflite_file.open_file(folder / "model.tflite")
     # Each would cost the browser a copy of the weights.
-    signatures = {"about", "choose", "decode", "prefill_32"}
+    signatures = {"about", "sample", "decode", "prefill_32"}
     assert set(interpreter.get_signature_list()) == signatures
     about = tflite_file.about(interpreter)
     assert (about["context_length"], about["quantization"]) == (32, "dynamic_int8")
