@@ -34,7 +34,7 @@ _SERVER_FLAGS = ("model_name", "timeout")
 # What is fixed when a model is exported, or not served at all.
 _NOT_SERVED = (
     *("num_beams", "num_beam_groups", "num_return_sequences", "best_of"),
-    *("num_draft_tokens", "max_time", "draft", "sliding_window"),
+    *("num_draft_tokens", "max_time", "draft", "sliding_window", "tflite"),
 )
 
 
@@ -47,6 +47,11 @@ def define_flags(flags: absl_flags.FlagValues) -> None:
         "--target is given",
         flag_values=flags,
     )
+    absl_flags.DEFINE_string(
+        "tflite", None,
+        "File of --format=tflite that LiteRT runs in place of the weights of --model, "
+        "whose tokenizer it has; optional", flag_values=flags,
+    )  # fmt: skip
     _define_server_flags(flags)
     absl_flags.DEFINE_multi_string(
         "prompt", [], "Text to continue; may be repeated. Without it, standard input",
@@ -107,8 +112,7 @@ def run(flags: absl_flags.FlagValues) -> None:
     if flags.target is not None:
         _run_on_server(flags)
         return
-    lm = inputs.load_model(flags.model)
-    prompts = _prompts(flags)
+    lm, prompts = _load(flags), _prompts(flags)
     options = {
         "max_length": lm.backbone.config.max_sequence_length,
         # A search refuses what is about drawing.
@@ -121,6 +125,15 @@ def run(flags: absl_flags.FlagValues) -> None:
     for texts in lm.generate(prompts, strip_prompt=flags.strip_prompt, **options):
         for text in [texts] if isinstance(texts, str) else texts:
             print(text)
+
+
+def _load(flags: absl_flags.FlagValues) -> Any:
+    if flags.tflite is None:
+        return inputs.load_model(flags.model)
+    from keras_gpt import GPTTokenizer
+    from keras_gpt.export import LiteRTGenerator
+
+    return LiteRTGenerator(flags.tflite, GPTTokenizer.from_preset(flags.model))
 
 
 def _run_on_server(flags: absl_flags.FlagValues) -> None:

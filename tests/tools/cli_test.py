@@ -375,6 +375,27 @@ def test_export_to_tflite(run_folder, corpus, tmp_path, capsys):
     assert path.stat().st_size > 1000
 
 
+def test_generate_by_a_tflite_file(run_folder, tmp_path, capsys):
+    model, path = f"--model={run_folder}/model", tmp_path / "model.tflite"
+    export = ["export", model, f"--output={path}", "--format=tflite"]
+    assert cli.main(export) == 0
+    capsys.readouterr()
+    arguments = ["generate", model, "--prompt=Line", "--prompt=of", "--seed=3"]
+    assert cli.main(arguments) == 0
+    want = capsys.readouterr().out
+    assert cli.main([*arguments, f"--tflite={path}"]) == 0
+    assert capsys.readouterr().out == want
+    stream = ["generate", model, "--prompt=Line", "--seed=3", "--stream"]
+    assert cli.main(stream) == 0
+    want = capsys.readouterr().out
+    assert cli.main([*stream, f"--tflite={path}"]) == 0
+    assert capsys.readouterr().out == want
+    assert cli.main([*arguments, f"--tflite={run_folder}/absent"]) == 2
+    assert "path must be a TFLite file" in capsys.readouterr().err
+    assert cli.main(["generate", "--target=a:1", f"--tflite={path}"]) == 1
+    assert "flag --tflite goes with --model" in capsys.readouterr().err
+
+
 def test_a_tokenizer_is_not_overwritten(run_folder, corpus, capsys):
     vocabulary = run_folder.parent / "vocabulary"
     before = (vocabulary / "vocab.json").read_bytes()
