@@ -99,8 +99,9 @@ def define_flags(flags: absl_flags.FlagValues) -> None:
     )  # fmt: skip
     absl_flags.DEFINE_enum(
         "chat_template", None, ["chatml", "plain"],
-        "Adds the signature chat, to a LiteRT-LM bundle its prompts, with this "
-        "template; optional, that of the preset without it", flag_values=flags,
+        "Template of conversations: of a SavedModel's signature chat, a LiteRT-LM "
+        "bundle's prompts, or LiteRTGenerator.chat. Optional, that of the preset "
+        "without it", flag_values=flags,
     )  # fmt: skip
     for name, meaning in _SWITCHES.items():
         absl_flags.DEFINE_bool(name, False, meaning, flag_values=flags)
@@ -127,7 +128,7 @@ def _write_tflite(flags: absl_flags.FlagValues) -> None:
     options = _litert_options(flags)
     from keras_gpt.export import export_tflite
 
-    task = inputs.load_task(flags.model)
+    task = _task_for_chats(flags)
     _print_report(export_tflite(task, flags.output, flags.quantization, **options))
 
 
@@ -250,7 +251,7 @@ _FORMATS: dict[str, tuple[Callable[[absl_flags.FlagValues], None], tuple[str, ..
             *(*knobs.NAMES, *knobs.TEXTS, *_COUNTS, "length_penalty"),
         ),
     ),
-    "tflite": (_write_tflite, _OF_LITERT),
+    "tflite": (_write_tflite, (*_OF_LITERT, "chat_template")),
     "litertlm": (_write_litertlm, (*_OF_LITERT, "chat_template")),
     "web": (_write_web, (*_OF_LITERT, "node_modules", *knobs.NAMES)),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -40,15 +41,7 @@ def convert(
 
     Raises:
         ExportError: if LiteRT lacks an op; the message names it and where it is.
-        ValueError: if the weights are too large for such a file.
     """
-    size = num_bytes(variables)
-    if size > MOST_BYTES:
-        raise ValueError(
-            f"weights must have at most {MOST_BYTES:,} bytes in float32 for a TFLite "
-            f"file, got {size:,}: choose a smaller network, or serve this one by "
-            "export_saved_model."
-        )
     data = _converted(functions, variables, _OF_CONVERTER.get(quantization, ([], [])))
     if quantization in RECIPES:
         data = quantize(data, quantization)
@@ -82,9 +75,20 @@ def _converted(
             ) from error
 
 
-def num_bytes(variables: Iterable[tf.Variable]) -> int:
-    """Returns what variables take in memory."""
-    return sum(v.dtype.size * v.shape.num_elements() for v in variables)
+def check_size(variables: Iterable[Any]) -> None:
+    """Raises `ValueError` if weights are too large for a TFLite file."""
+    size = num_bytes(variables)
+    if size > MOST_BYTES:
+        raise ValueError(
+            f"weights must have at most {MOST_BYTES:,} bytes in float32, before any "
+            f"quantization, for a TFLite file, got {size:,}: choose a smaller network, "
+            "or serve this one by export_saved_model."
+        )
+
+
+def num_bytes(variables: Iterable[Any]) -> int:
+    """Returns what variables, of Keras or TensorFlow, take in memory."""
+    return sum(tf.as_dtype(v.dtype).size * math.prod(v.shape) for v in variables)
 
 
 def _missing_ops(message: str, functions: Mapping[str, Any]) -> list[str]:

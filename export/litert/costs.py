@@ -12,8 +12,13 @@ from keras_gpt.export.litert import tflite_file
 from keras_gpt.export.litert.graphs import language_model
 from keras_gpt.export.litert.heads import head_outputs
 from keras_gpt.export.litert.network import LiteRTNetwork
+from keras_gpt.export.verify import ExportError
+from keras_gpt.generation import SETTINGS
 
 NUM_TOKENS = 64  # of the made text, where none is given
+NUM_NEW_TOKENS = 4  # of the loop, to see that it is right
+LOOP_TOLERANCE = 0.01  # by which tokens may be less likely, as a share of the scale
+LONGEST_TOKEN = 64  # in characters, on average
 
 
 class Costs(NamedTuple):
@@ -51,7 +56,8 @@ def tokens_to_try(task: Any, text: str | None, *, context: int) -> np.ndarray:
         return np.random.default_rng(0).integers(size, size=count, dtype=np.int32)
     if task.preprocessor is None:
         raise ValueError("text must be None for a task without a preprocessor.")
-    token_ids = task.preprocessor.tokenizer.tokenize(text).numpy()[:context]
+    tokenize = task.preprocessor.tokenizer.tokenize
+    token_ids = tokenize(text[: LONGEST_TOKEN * context]).numpy()[:context]
     if len(token_ids) < 2:
         raise ValueError(f"text must have two tokens at least, got {text!r}.")
     return token_ids.astype(np.int32)
@@ -60,32 +66,79 @@ def tokens_to_try(task: Any, text: str | None, *, context: int) -> np.ndarray:
 def lm_costs(
     task: Any, path: Path, token_ids: np.ndarray, *, have_meaning: bool
 ) -> Costs:
-    """Feeds tokens to a language model and to its file.
+    """Runs every signature of a language model's file.
 
     Args:
         task: `GPTCausalLM`.
         path: the file.
         token_ids: int32 (N,), at most the file's context.
         have_meaning: bool. Whether they are a text, whose perplexity counts.
+
+    Raises:
+        ExportError: if `generate` draws otherwise than `decode` tells.
+        ValueError: if the model's own logits are no numbers.
     """
-    network = LiteRTNetwork(path)
-    model = language_model(task)
-    hidden = model.forward(tf.constant(token_ids[None]), training=False).hidden
-    want = model.logits(hidden)[0].numpy()
-    rows, cache, first = [], network.empty_cache(), 0
-    # Of what has no meaning the first half goes in chunks, which tell of prefill.
-    least = 1 if have_meaning else len(token_ids) // 2 + 1
-    for count in range(least, len(token_ids) + 1):
-        rows.append(network.feed(token_ids[:count], num_cached=first, cache=cache))
-        first = count
-    got = np.stack(rows)
-    costs = _costs({"logits": want[-len(got) :]}, {"logits": got})
+    network, model = LiteRTNetwork(path), language_model(task)
+
+    def logits_of(ids: np.ndarray, first: int) -> np.ndarray:
+        hidden = model.forward(tf.constant(ids[None]), training=False).hidden
+        return model.logits(hidden[0, first:]).numpy()
+
+    want, cache = logits_of(token_ids, 0), network.empty_cache()
+    got = np.stack(
+        [
+            network.feed(token_ids[: count + 1], num_cached=count, cache=cache)
+            for count in range(len(token_ids))
+        ]
+    )
+    # So long that each prefill_T runs, but for what finds no room.
+    size = min(sum(network.about["prefill_lengths"]) + 1, network.context)
+    long = np.resize(token_ids, size)
+    after = network.feed(long, num_cached=0, cache=network.empty_cache())
+    costs = _costs(
+        {"decode": want, "prefill": logits_of(long, size - 1)},
+        {"decode": got, "prefill": after[None]},
+    )
+    _check_loop(path, network, token_ids, scale=costs.largest_output)
     if not have_meaning:
         return costs
     return costs._replace(
         perplexity=_perplexity(got, token_ids),
         perplexity_before=_perplexity(want, token_ids),
     )
+
+
+def _check_loop(
+    path: Path, network: LiteRTNetwork, token_ids: np.ndarray, *, scale: float
+) -> None:
+    """Raises `ExportError` unless `generate` takes tokens that are likeliest."""
+    interpreter = tflite_file.open_file(path)
+    if "generate" not in interpreter.get_signature_list():
+        return
+    signature = interpreter.get_signature_runner("generate")
+    ids = token_ids[: network.context // 2]
+    inputs = {
+        name: np.zeros(one["shape"], one["dtype"])
+        for name, one in signature.get_input_details().items()
+    }
+    for name, setting in SETTINGS.items():
+        inputs[name][:] = setting.default
+    inputs["temperature"][:] = 0
+    inputs["max_new_tokens"][:] = NUM_NEW_TOKENS
+    inputs["stop_tokens"][:] = -1
+    inputs["tokens"][0, : len(ids)] = ids
+    inputs["num_tokens"][:] = len(ids)
+    found = signature(**inputs)
+    cache, count = network.empty_cache(), int(found["num_new_tokens"][0])
+    for token in found["new_tokens"][:count]:
+        logits = network.feed(ids, num_cached=0, cache=cache)
+        if logits[token] < logits.max() - LOOP_TOLERANCE * scale:
+            break
+        ids = np.append(ids, token)
+    else:
+        if count == min(NUM_NEW_TOKENS, network.context - len(ids) + count):
+            return
+    raise ExportError("generate must take the likeliest tokens, and takes others.")
 
 
 def head_costs(task: Any, path: Path, name: str) -> Costs:
@@ -106,6 +159,8 @@ def head_costs(task: Any, path: Path, name: str) -> Costs:
 
 
 def _costs(want: dict[str, np.ndarray], got: dict[str, np.ndarray]) -> Costs:
+    if not all(np.isfinite(x).all() for x in want.values()):
+        raise ValueError("weights must be finite: outputs of the task are NaN.")
     # What is banned or padding is no output.
     there = {key: np.abs(x) < 1e8 for key, x in want.items()}
     return Costs(

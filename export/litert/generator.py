@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from keras_gpt.models.generation_runner import UNLIMITED, GenerationRunner
 from keras_gpt.models.kerashub_samplers import SamplerOptions
 from keras_gpt.models.text_generation import TextGeneration
 from keras_gpt.models.traced_functions import TracedDecoder
+from keras_gpt.tokenizer import GPTTokenizer
 
 
 class LiteRTGenerator(TextGeneration):
@@ -33,7 +35,7 @@ class LiteRTGenerator(TextGeneration):
         path: string or path. A file of `export_tflite`.
         tokenizer: `GPTTokenizer` that the model was exported with, or None to work on
             token ids.
-        num_threads: int. Defaults to the processor's cores.
+        num_threads: int. Defaults to the cores that this process may use.
 
     Example:
         >>> lm = LiteRTGenerator("model.tflite", GPTTokenizer.from_preset("run/model"))
@@ -62,14 +64,18 @@ class LiteRTGenerator(TextGeneration):
         if tokenizer is not None:
             _check_tokenizer(tokenizer, about)
             self.preprocessor = GPTCausalLMPreprocessor(
-                tokenizer, sequence_length=network.context, **about["preprocessor"]
+                tokenizer, **about["preprocessor"]
             )
-        self.sampler_options = SamplerOptions(about["sampler"], {})
+        self.sampler_options = SamplerOptions(**about["sampler"])
         runner = _Runner(network, self.backbone, self.preprocessor)
         self._runner = lambda: runner
 
 
 def _check_tokenizer(tokenizer: Any, about: dict[str, Any]) -> None:
+    if not isinstance(tokenizer, GPTTokenizer):
+        raise ValueError(
+            f"tokenizer must be a GPTTokenizer or None, got {tokenizer!r:.80}."
+        )
     if "tokenizer" not in about:
         raise ValueError(
             "tokenizer must be None for a file that was exported without one."
@@ -87,6 +93,14 @@ class _OutsideNetwork:
 
     def __init__(self, config: Any) -> None:
         self.config = config
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Is never called."""
+        raise NotImplementedError("LiteRT runs the network.")
+
+    def logits(self, hidden: tf.Tensor) -> tf.Tensor:
+        """Is never called."""
+        raise NotImplementedError("LiteRT runs the network.")
 
     def empty_cache(self, batch_size: Any, *, num_slots: Any) -> KVCache:
         """Returns a cache of no layers."""
@@ -146,10 +160,19 @@ class _LiteRTDecoder:
         self, network: LiteRTNetwork, traced: Callable[[Any], TracedDecoder]
     ) -> None:
         self._network = network
+        # TensorFlow keeps functions that graphs call for good, and so what they know.
+        method = weakref.WeakMethod(self._logits_after)
+
+        def logits_after(*arrays: np.ndarray) -> np.ndarray:
+            function = method()
+            assert function is not None  # noqa: S101 - it is running
+            return function(*arrays)
+
         self._traced = traced(
-            functools.partial(_SteppedDecoder, logits_after=self._logits_after)
+            functools.partial(_SteppedDecoder, logits_after=logits_after)
         )
         self._caches: list[LiteRTCache] = []  # of the call that runs
+        self._error: Exception | None = None  # of that call
         self.empty_prefix = self._traced.empty_prefix
 
     def prefill(self, prompts: Prompts) -> Prefix:
@@ -183,8 +206,13 @@ class _LiteRTDecoder:
     def advance(self, state: _State, request: Request, num_steps: int) -> _State:
         """Goes on for some tokens, or until all rows end."""
         with self._network.lock:
-            self._caches = state.caches
-            chosen = self._traced.advance(state.chosen, request, num_steps)
+            self._caches, self._error = state.caches, None
+            try:
+                chosen = self._traced.advance(state.chosen, request, num_steps)
+            except tf.errors.OpError as error:
+                raise (self._error or error) from None
+            finally:
+                self._caches, self._error = [], None
         return _State(chosen, state.caches)
 
     def generate(self, prompts: Prompts, request: Request) -> Any:
@@ -206,12 +234,19 @@ class _LiteRTDecoder:
     ) -> np.ndarray:
         size = self._network.config.vocabulary_size
         logits = np.zeros([len(lengths), size], np.float32)
-        for row in np.flatnonzero(is_running):
-            logits[row] = self._network.feed(
-                token_ids[row, starts[row] : lengths[row]],
-                num_cached=int(num_cached[row]),
-                cache=self._caches[row],
-            )
+        longest = int((lengths - starts)[is_running].max())
+        try:
+            for row in np.flatnonzero(is_running):
+                # LiteRT makes itself ready anew for a cache of another size.
+                self._network.make_room(self._caches[row], longest)
+                logits[row] = self._network.feed(
+                    token_ids[row, starts[row] : lengths[row]],
+                    num_cached=int(num_cached[row]),
+                    cache=self._caches[row],
+                )
+        except Exception as error:
+            self._error = error
+            raise
         return logits
 
 

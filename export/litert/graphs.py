@@ -149,11 +149,14 @@ class LanguageModelGraphs:
         **numbers: Any,
     ) -> dict[str, tf.Tensor]:
         settings = GenerationSettings(**numbers, seed=seed[None, :])
-        state = self._begin(tokens, num_prompt_tokens, settings, KVCache(()))
+        num_tokens = self._within(num_tokens)
+        state = self._begin(
+            tokens, self._within(num_prompt_tokens), settings, KVCache(())
+        )
         state = _grown(state, num_tokens)
         request = _request(settings, stop_tokens)
         after = Decoder(self._model).take(state, request, logits=logits[:, 0])
-        place = tf.clip_by_value(num_tokens, 0, self._num_slots - 1)
+        place = tf.minimum(num_tokens, self._num_slots - 1)
         values, ids = tf.math.top_k(
             tf.nn.log_softmax(logits[0, 0]), min(NUM_TOP_TOKENS, logits.shape[-1])
         )
@@ -171,6 +174,7 @@ class LanguageModelGraphs:
         self, tokens: Any, num_tokens: Any, stop_tokens: Any, seed: Any, **numbers: Any
     ) -> dict[str, tf.Tensor]:
         settings = GenerationSettings(**numbers, seed=seed[None, :])
+        num_tokens = self._within(num_tokens)
         cache = self._empty_cache(num_tokens[0])
         state = self._begin(tokens, num_tokens, settings, cache)
         for length in reversed(self._lengths[:CHUNK_LENGTHS]):
@@ -187,6 +191,10 @@ class LanguageModelGraphs:
             "num_new_tokens": count,
             "finish_reason": state.finish_reason,
         }
+
+    def _within(self, num_tokens: tf.Tensor) -> tf.Tensor:
+        """Returns numbers that no gather fails by; what is wrong stays wrong."""
+        return tf.clip_by_value(num_tokens, 0, self._num_slots)
 
     def _begin(
         self,

@@ -26,29 +26,25 @@ def head_functions(task: Any, length: int) -> dict[str, Any]:
         task: `GPTTextClassifier`, `GPTSimilarity`, `GPTTokenClassifier` or
             `GPTQuestionAnswering`.
         length: int (T).
-
-    Raises:
-        ValueError: if the task is none of them.
     """
-    for cls, (name, _) in _HEADS.items():
-        if isinstance(task, cls):
-            shape = task.input["token_ids"].shape  # (None, None), or two texts a row
-            row = tf.TensorSpec([1, *shape[1:-1], length], tf.int32)
+    name, _ = _head_of(task)
+    shape = task.input["token_ids"].shape  # (None, None), or two texts a row
+    row = tf.TensorSpec([1, *shape[1:-1], length], tf.int32)
 
-            def run(**rows: Any) -> dict[str, tf.Tensor]:
-                return head_outputs(task, task(rows, training=False))
+    def run(**rows: Any) -> dict[str, tf.Tensor]:
+        return head_outputs(task, task(rows, training=False))
 
-            return {name: concrete(run, {"token_ids": row, "padding_mask": row})}
-    raise ValueError(
-        "task must be a GPTCausalLM, GPTTextClassifier, GPTSimilarity, "
-        f"GPTTokenClassifier or GPTQuestionAnswering, got {type(task).__name__}."
-    )
+    return {name: concrete(run, {"token_ids": row, "padding_mask": row})}
 
 
 def head_outputs(task: Any, outputs: Any) -> dict[str, tf.Tensor]:
     """Returns what a task's signature tells, of what its network returns."""
-    tell = next(tell for cls, (_, tell) in _HEADS.items() if isinstance(task, cls))
+    _, tell = _head_of(task)
     return tell(task, outputs)
+
+
+def _head_of(task: Any) -> tuple[str, Callable[..., dict[str, tf.Tensor]]]:
+    return next(head for cls, head in _HEADS.items() if isinstance(task, cls))
 
 
 def _verdict(task: Any, outputs: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -72,3 +68,4 @@ _HEADS: dict[Any, tuple[str, Callable[..., dict[str, tf.Tensor]]]] = {
     GPTTokenClassifier: ("tag", _word_labels),
     GPTQuestionAnswering: ("answer", _span),
 }
+HEAD_CLASSES: tuple[Any, ...] = tuple(_HEADS)

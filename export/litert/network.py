@@ -43,7 +43,7 @@ class LiteRTNetwork:
 
     Args:
         path: string or path. The file.
-        num_threads: int. Defaults to the processor's cores.
+        num_threads: int. Defaults to the cores that this process may use.
 
     Attributes:
         about: dict. What the file says of itself.
@@ -60,7 +60,7 @@ class LiteRTNetwork:
     def __init__(
         self, path: str | os.PathLike[str], *, num_threads: int | None = None
     ) -> None:
-        self.about = tflite_file.about(tflite_file.open_file(path))
+        self.about = tflite_file.about(path)
         if "prefill_lengths" not in self.about:
             raise ValueError(
                 f"path must be the file of a language model, got one of "
@@ -105,7 +105,7 @@ class LiteRTNetwork:
             float32 (V,). The logits after the last token.
         """
         last = len(token_ids) - 1
-        self._grow(cache, len(token_ids))
+        self.make_room(cache, len(token_ids))
         while num_cached < last:
             length = self._chunk(last - num_cached, num_cached)
             end = min(num_cached + length, last)
@@ -122,8 +122,8 @@ class LiteRTNetwork:
         # Slots beyond the last would push the chunk back.
         return length if first + length <= self.context else 1
 
-    def _grow(self, cache: LiteRTCache, num_tokens: int) -> None:
-        """Makes room for so many tokens, and for the padding of their last chunk."""
+    def make_room(self, cache: LiteRTCache, num_tokens: int) -> None:
+        """Lets a cache grow to so many tokens and the padding of their last chunk."""
         need = min(num_tokens + min(self._prefill) - 1, self.context)
         if need > cache.num_slots:
             size = -(-need // SLOTS_AT_ONCE) * SLOTS_AT_ONCE

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from keras_gpt.export.files import clear_remains, temporary_folder
 from keras_gpt.export.litert import tflite_file
-from keras_gpt.export.litert.convert import QUANTIZATIONS, convert, num_bytes
+from keras_gpt.export.litert.convert import (
+    QUANTIZATIONS,
+    check_size,
+    convert,
+    num_bytes,
+)
 from keras_gpt.export.litert.costs import (
     Costs,
     head_costs,
@@ -19,7 +25,7 @@ from keras_gpt.export.litert.costs import (
     tokens_to_try,
 )
 from keras_gpt.export.litert.graphs import LanguageModelGraphs, language_model
-from keras_gpt.export.litert.heads import head_functions
+from keras_gpt.export.litert.heads import HEAD_CLASSES, head_functions
 from keras_gpt.export.litert.quantize import RECIPES, quantizer
 from keras_gpt.export.model_card import task_card
 from keras_gpt.export.verify import ExportError
@@ -61,11 +67,11 @@ def export_tflite(
 ) -> TFLiteReport:
     """Writes one file that LiteRT runs by its own ops alone, weights stored once.
 
-    Of a `GPTCausalLM` it has the signatures `prefill_T` for some lengths T, `decode`
-    and `generate`; of a task with a head `classify`, `compare`, `tag` or `answer`, on
-    token ids; and `about`, which tells what the file is. The file is run before it
-    gets its name, and must answer as the task does; it is whole or absent. An active
-    adapter of LoRA is written merged.
+    Of a `GPTCausalLM` it has the signatures `prefill_T` for some lengths T, `decode`,
+    `sample` and `generate`; of a task with a head `classify`, `compare`, `tag` or
+    `answer`, on token ids; and `about`, which tells what the file is. The file is run
+    before it gets its name, and must answer as the task does, all but `sample`; it is
+    whole or absent. An active adapter of LoRA is written merged.
 
     Args:
         task: `GPTCausalLM`, `GPTTextClassifier`, `GPTSimilarity`,
@@ -78,8 +84,8 @@ def export_tflite(
         context_length: int. Most tokens of a text, prompt and continuation; of a
             head, of a row. Defaults to the model's context.
         prefill_lengths: ints, rising, each a multiple of the first, which divides
-            `context_length`. Defaults to 16, eight times as many, and so on, and half
-            of the context.
+            `context_length`. Defaults to 16, or the greatest divisor of both 16 and
+            the context, eight times as many, and so on, and half of the context.
         text: string. Of which the perplexity is measured, before and after; its first
             `context_length` tokens. Optional.
         add_generate: bool. Whether a `GPTCausalLM` gets `generate`. LiteRT.js keeps a
@@ -117,7 +123,7 @@ def export_tflite(
             token_ids = tokens_to_try(task, text, context=length)
             about |= {
                 "prefill_lengths": _prefill_lengths(prefill_lengths, length),
-                **_prompting(task),
+                **_prompting(task, length),
             }
             functions = LanguageModelGraphs(
                 language_model(task),
@@ -134,6 +140,9 @@ def export_tflite(
             variables=variables,
             quantization=quantization,
         )
+        custom = [op for op in tflite_file.ops_of(data) if op.startswith("custom")]
+        if custom:
+            raise ExportError(f"all ops must be LiteRT's own, got {custom}.")
         path.parent.mkdir(parents=True, exist_ok=True)
         clear_remains(path.parent)
         with temporary_folder(path.parent, path.name) as folder:
@@ -161,6 +170,13 @@ def _check_arguments(task: Any, path: Path, quantization: str) -> None:
         )
     if path.exists():
         raise FileExistsError(f"path must be new, but {path} exists.")
+    kinds: tuple[Any, ...] = (GPTCausalLM, *HEAD_CLASSES)
+    if not isinstance(task, kinds):
+        raise ValueError(
+            f"task must be of {', '.join(kind.__name__ for kind in kinds)}, got a "
+            f"{type(task).__name__}."
+        )
+    check_size(task.weights)
     if task.backbone.compute_dtype != "float32":
         raise ValueError(
             "task must compute in float32 to be exported, got "
@@ -174,12 +190,13 @@ def _check_arguments(task: Any, path: Path, quantization: str) -> None:
         )
 
 
-def _prompting(task: GPTCausalLM) -> dict[str, Any]:
+def _prompting(task: GPTCausalLM, context: int) -> dict[str, Any]:
     """Returns how prompts are made and texts drawn by default, as plain data."""
-    told: dict[str, Any] = {"sampler": task.sampler_options.settings}
+    told: dict[str, Any] = {"sampler": task.sampler_options._asdict()}
     if task.preprocessor is not None:
         template = task.preprocessor.chat_template
         told["preprocessor"] = {
+            "sequence_length": min(task.preprocessor.sequence_length, context),
             "add_start_token": task.preprocessor.add_start_token,
             "chat_template": template and template.to_dict(),
         }
@@ -192,13 +209,19 @@ def checked_context(given: int | None, *, most: int) -> int:
     Raises:
         ValueError: if they are out of range.
     """
-    length = most if given is None else given
-    is_int = isinstance(length, int) and not isinstance(length, bool)
-    if not is_int or not 2 <= length <= most:
+    length = most if given is None else _integer(given)
+    if length is None or not 2 <= length <= most:
         raise ValueError(
-            f"context_length must be an integer in [2, {most}], got {length!r}."
+            f"context_length must be an integer in [2, {most}], got {given!r}."
         )
     return length
+
+
+def _integer(number: Any) -> int | None:
+    """Returns a whole number of Python's or NumPy's, and None for anything else."""
+    if isinstance(number, bool) or not hasattr(number, "__index__"):
+        return None
+    return operator.index(number)
 
 
 def default_prefill_lengths(context: int) -> list[int]:
@@ -214,15 +237,15 @@ def default_prefill_lengths(context: int) -> list[int]:
 def _prefill_lengths(given: Sequence[int] | None, context: int) -> list[int]:
     if given is None:
         return default_prefill_lengths(context)
-    lengths = list(given)
+    lengths = [_integer(n) or 0 for n in given] if isinstance(given, Iterable) else []
     first = lengths[0] if lengths else 0
     rises = all(a < b for a, b in itertools.pairwise(lengths))
     if not (rises and first >= 1 and lengths[-1] <= context) or any(
         length % first for length in [*lengths, context]
     ):
         raise ValueError(
-            "prefill_lengths must rise and be multiples of the first, which divides "
-            f"the context of {context}, got {given!r}."
+            "prefill_lengths must rise and be integers, multiples of the first, which "
+            f"divides the context of {context}, got {given!r}."
         )
     return lengths
 

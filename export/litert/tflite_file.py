@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 from typing import Any
 
@@ -10,7 +11,10 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.lite.python import schema_py_generated as schema
 
+from keras_gpt.cores import usable_cores
+
 ABOUT = "about"  # the signature that returns a file's own description
+MOST_THREADS = 1024
 _IN_MEMORY = ":memory"  # XNNPACK's name for a cache that is no file
 
 
@@ -52,8 +56,8 @@ def interpreter_class() -> Any:
     return Interpreter
 
 
-def open_file(path: str | os.PathLike[str], *, num_threads: int | None = None) -> Any:
-    """Returns the interpreter of a TFLite file.
+def open_file(path: str | os.PathLike[str]) -> Any:
+    """Returns the interpreter of a TFLite file, of one thread.
 
     Raises:
         ImportError: if LiteRT is not installed.
@@ -64,11 +68,31 @@ def open_file(path: str | os.PathLike[str], *, num_threads: int | None = None) -
     if not os.path.isfile(path):
         raise FileNotFoundError(f"path must be a TFLite file, but {path} is none.")
     try:
-        return interpreter(os.fspath(path), num_threads=num_threads)
+        opened = interpreter(os.fspath(path))
     except ValueError as error:
         raise ValueError(
             f"path must be a whole TFLite file, got {path}: {error}"
         ) from error
+    # LiteRT looks only where weights behind the graphs begin.
+    size, end = os.path.getsize(path), _end_of_weights(path)
+    if end > size:
+        raise ValueError(
+            f"path must be a whole TFLite file, of {end} bytes, got {size} in {path}."
+        )
+    return opened
+
+
+def _end_of_weights(path: str | os.PathLike[str]) -> int:
+    """Returns where the last weights end that stand behind the graphs, or 0."""
+    with (
+        open(path, "rb") as file,
+        mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data,
+    ):
+        model = schema.Model.GetRootAs(data, 0)
+        buffers = [model.Buffers(index) for index in range(model.BuffersLength())]
+        end = max((one.Offset() + one.Size() for one in buffers), default=0)
+        del model, buffers  # they point into the file
+        return end
 
 
 def compile_file(
@@ -81,18 +105,45 @@ def compile_file(
 
     Args:
         path: string or path.
-        num_threads: int. Defaults to the processor's cores.
+        num_threads: int. Defaults to the cores that this process may use.
+
+    Raises:
+        ValueError: if `num_threads` is out of range, or LiteRT cannot load the file.
     """
+    if num_threads is None:
+        num_threads = usable_cores()
+    if not isinstance(num_threads, int) or not 1 <= num_threads <= MOST_THREADS:
+        raise ValueError(
+            f"num_threads must be an integer in [1, {MOST_THREADS}], "
+            f"got {num_threads!r}."
+        )
     from ai_edge_litert.compiled_model import CompiledModel
     from ai_edge_litert.cpu_options import CpuOptions
     from ai_edge_litert.options import Options
 
-    threads = num_threads or len(os.sched_getaffinity(0))
-    cpu = CpuOptions(num_threads=threads, xnnpack_weight_cache_path=_IN_MEMORY)
-    return CompiledModel.from_file(os.fspath(path), options=Options(cpu_options=cpu))
+    cpu = CpuOptions(num_threads=num_threads, xnnpack_weight_cache_path=_IN_MEMORY)
+    try:
+        return CompiledModel.from_file(
+            os.fspath(path), options=Options(cpu_options=cpu)
+        )
+    except RuntimeError as error:
+        raise ValueError(
+            f"path must be a TFLite file that LiteRT runs, got {path}: {error}"
+        ) from error
 
 
-def about(interpreter: Any) -> dict[str, Any]:
-    """Returns the description in an open file."""
+def about(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns what a file says of itself.
+
+    Raises:
+        ImportError, FileNotFoundError, ValueError: as in `open_file`; and if the file
+            says nothing.
+    """
+    interpreter = open_file(path)
+    if ABOUT not in interpreter.get_signature_list():
+        raise ValueError(
+            f"path must be a file of export_tflite, got {path}, which does not say "
+            "what it is."
+        )
     data = interpreter.get_signature_runner(ABOUT)()["json"]
     return json.loads(data.tobytes())

@@ -12,6 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_gpt.cores import usable_cores
 from keras_gpt.data import beam_pipeline, files, local_runner, shards
 from keras_gpt.data.documents import DOCUMENTS, FORMATS, Reading, split_file
 from keras_gpt.data.mixing import check_weights
@@ -197,8 +198,7 @@ def prepare_data(
 
 def default_workers(input_bytes: int) -> int:
     """Returns how many processes so much input is worth, at most one per core."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
-    return max(min(cores or os.cpu_count() or 1, input_bytes // WORKER_BYTES), 1)
+    return max(min(usable_cores(), input_bytes // WORKER_BYTES), 1)
 
 
 def make_plan(

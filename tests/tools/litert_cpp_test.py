@@ -1,6 +1,7 @@
 """The C++ example continues prompts as Keras does."""
 
 import pathlib
+import re
 import shutil
 import subprocess
 
@@ -8,6 +9,7 @@ import pytest
 
 from keras_gpt import GPTCausalLM
 from keras_gpt.export import export_tflite
+from keras_gpt.generation import SETTINGS
 from keras_gpt.models import GPTTextClassifier
 
 SOURCES = pathlib.Path(__file__).parents[2] / "tools" / "examples" / "litert_cpp"
@@ -68,9 +70,17 @@ def test_it_draws_the_tokens_of_keras(causal_lm, program, path, settings):
     assert stopped == (0, want[: want.index(want[9])], "stop")
 
 
+def test_its_settings_begin_with_those_of_the_library():
+    source = (SOURCES / "litert_generate.cc").read_text()
+    table = source.partition("kDefaults = {")[2].partition("};")[0]
+    found = dict(re.findall(r'{"(\w+)", *"([^"]*)"}', table))
+    want = {name: one.default for name, one in SETTINGS.items() if one.default}
+    assert {name: float(text) for name, text in found.items()} == want
+
+
 def test_what_it_refuses(causal_lm, program, path, tmp_path):
-    assert run(program, path, *[1] * 64) == (0, [], "prompt_too_long")
-    assert run(program, path, 300) == (0, [], "invalid_input")
+    assert run(program, path, *[1] * 64) == (3, [], "prompt_too_long")
+    assert run(program, path, 300) == (3, [], "invalid_input")
     head = tmp_path / "head.tflite"
     task = GPTTextClassifier(causal_lm.backbone, num_classes=2)
     export_tflite(task, head, context_length=32)

@@ -208,8 +208,9 @@ def _litert_loop(job: Job) -> Generate:
         name: np.zeros(one["shape"], one["dtype"])
         for name, one in signature.get_input_details().items()
     }
+    # All settings are off: 1 for these, 0 for the others.
     for name in ("repetition_penalty", "top_p", "typical_p"):
-        inputs[name][:] = 1  # which is off; of the others, 0 is
+        inputs[name][:] = 1
     inputs["stop_tokens"][:] = -1
     (ids,) = _random_ids(job)  # there is one row
     inputs["tokens"][0, : len(ids)] = ids
@@ -346,6 +347,7 @@ def _ctranslate2(job: Job, *, compute_type: str) -> Generate:
     return generate
 
 
+_LITERT = ("keras_gpt.export", "ai_edge_litert.compiled_model")
 # Side to the modules that it imports before its model is made, and what makes it.
 SIDES: dict[str, tuple[tuple[str, ...], Callable[[Job], Generate]]] = {
     "saved_model": (("tensorflow",), _saved_model),
@@ -370,8 +372,8 @@ SIDES: dict[str, tuple[tuple[str, ...], Callable[[Job], Generate]]] = {
         ("ctranslate2",),
         lambda job: _ctranslate2(job, compute_type="int8"),
     ),
-    "litert": (("keras_gpt",), lambda job: _litert(job, quantization="none")),
-    "litert_int8": (("keras_gpt",), lambda job: _litert(job, quantization="int8")),
+    "litert": (_LITERT, lambda job: _litert(job, quantization="none")),
+    "litert_int8": (_LITERT, lambda job: _litert(job, quantization="int8")),
     "litert_loop": (("ai_edge_litert.interpreter",), _litert_loop),
 }
 

@@ -39,6 +39,7 @@ LONG_OURS = {
     "litert": "float32",
     "saved_model": "SavedModel",
 }
+TABLES = {"short": (SHORT, SHORT_OURS), "long": (LONG, LONG_OURS)}
 
 
 def run(flags: absl_flags.FlagValues) -> dict[str, Any]:
@@ -63,33 +64,39 @@ def run(flags: absl_flags.FlagValues) -> dict[str, Any]:
             )
 
         short = job(decode.PROMPT_TOKENS)
-        for work in ("export", "export_tflite"):
-            decode.in_own_process(work, short)
-        sides = decode.present_sides(SHORT)
+        sides = decode.present_sides({**SHORT, **LONG})
+        decode.in_own_process("export", short)
+        if "litert" in sides:
+            decode.in_own_process("export_tflite", short)
         if "ctranslate2" in sides:
             decode.in_own_process("convert", short)
+        jobs = {"short": short, "long": job(LONG_PROMPT_TOKENS)}
         return {
-            "short": _compared(short, SHORT, SHORT_OURS, rounds=flags.rounds),
-            "long": _compared(
-                job(LONG_PROMPT_TOKENS), LONG, LONG_OURS, rounds=flags.rounds
-            ),
+            name: _compared(one, sides, *TABLES[name], rounds=flags.rounds)
+            for name, one in jobs.items()
         }
 
 
 def _compared(
-    job: dict[str, Any], labels: dict[str, str], ours: dict[str, str], *, rounds: int
+    job: dict[str, Any],
+    sides: list[str],
+    labels: dict[str, str],
+    ours: dict[str, str],
+    *,
+    rounds: int,
 ) -> dict[str, Any]:
     """Measures sides, and prints their table.
 
     Args:
         job: for `decode_sides.measure`.
+        sides: those that are present.
         labels: what to call each side.
         ours: short names of our sides.
         rounds: int. Measurements of each.
     """
-    sides = decode.present_sides(labels)
     present = {side: name for side, name in ours.items() if side in sides}
-    measured = decode.rounds_of(sides, job, count=rounds)
+    compared = [side for side in labels if side in sides]
+    measured = decode.rounds_of(compared, job, count=rounds)
     result = decode.summary(measured, ours=list(present))
     weights = decode.model_config().num_parameters / 1e6
     print(

@@ -1,5 +1,8 @@
 """`LiteRTGenerator` writes what `GPTCausalLM` writes."""
 
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pytest
@@ -99,13 +102,62 @@ def test_ids_without_a_tokenizer(lm, path):
         np.testing.assert_array_equal(got[key], want[key])
 
 
-def test_the_sampler_of_the_model_is_the_default(lm, tmp_path):
-    greedy = GPTCausalLM(lm.backbone, lm.preprocessor)
+def test_defaults_are_those_of_the_model(lm, tmp_path):
+    tokenizer = lm.preprocessor.tokenizer
+    short = GPTCausalLMPreprocessor(tokenizer, sequence_length=20)
+    greedy = GPTCausalLM(lm.backbone, short)
     greedy.compile(sampler="greedy")
     export_tflite(greedy, tmp_path / "model.tflite")
-    got = LiteRTGenerator(tmp_path / "model.tflite", lm.preprocessor.tokenizer)
-    want = lm.generate("The king", temperature=0.0)
-    assert got.generate("The king") == want
+    got = LiteRTGenerator(tmp_path / "model.tflite", tokenizer)
+    assert got.generate("The king") == greedy.generate("The king")
+    greedy.compile(sampler="beam")
+    export_tflite(greedy, tmp_path / "beam.tflite")
+    searching = LiteRTGenerator(tmp_path / "beam.tflite", tokenizer)
+    with pytest.raises(ValueError, match="num_beams must be 1"):
+        searching.generate("The king")
+    want = lm.generate("The king", max_length=20, seed=1)
+    assert searching.generate("The king", num_beams=1, seed=1) == want
+
+
+def test_ids_without_tokens_are_never_drawn(tokenizer, tmp_path):
+    keras.utils.set_random_seed(2)
+    size = tokenizer.vocabulary_size() + 20
+    backbone = GPTBackbone.from_size("gpt_nano", vocabulary_size=size)
+    lm = GPTCausalLM(backbone, GPTCausalLMPreprocessor(tokenizer, sequence_length=64))
+    export_tflite(lm, tmp_path / "model.tflite")
+    got = LiteRTGenerator(tmp_path / "model.tflite", tokenizer)
+    want = lm.generate(["The king", "O"], seed=3)
+    assert got.generate(["The king", "O"], seed=3) == want
+
+
+def test_streams_take_turns(lm, generator):
+    options = {"max_new_tokens": 20, "stop_token_ids": None}
+    streams = [generator.stream("The king", seed=seed, **options) for seed in (1, 2)]
+    texts = ["", ""]
+    for pieces in zip(*streams, strict=False):
+        texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]
+    for seed, text in zip((1, 2), texts, strict=True):
+        want = lm.generate("The king", seed=seed, strip_prompt=True, **options)
+        assert want.startswith(text) and len(text) > 5
+
+
+def test_a_generator_is_freed(lm, path):
+    generator = LiteRTGenerator(path, lm.preprocessor.tokenizer)
+    generator.generate("The king", max_new_tokens=3)
+    kept = weakref.ref(generator._runner()._network)
+    del generator
+    gc.collect()
+    assert kept() is None
+
+
+def test_errors_of_litert_come_as_they_are(lm, path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("no memory is left")
+
+    generator = LiteRTGenerator(path, lm.preprocessor.tokenizer)
+    monkeypatch.setattr(network.LiteRTNetwork, "feed", fail)
+    with pytest.raises(RuntimeError, match="^no memory is left$"):
+        generator.generate("The king", max_new_tokens=3)
 
 
 @pytest.mark.slow
@@ -125,8 +177,14 @@ def test_caches_grow_with_the_text(tokenizer, tmp_path, monkeypatch):
         # To the context's last token, in rows whose caches differ in size.
         want = lm.generate(texts, seed=1, stop_token_ids=None, **options)
         assert generator.generate(texts, seed=1, stop_token_ids=None, **options) == want
-    cache = network.LiteRTNetwork(tmp_path / "model.tflite").empty_cache()
-    assert cache.num_slots == 8
+    opened = network.LiteRTNetwork(tmp_path / "model.tflite")
+    cache = opened.empty_cache()
+    sizes = []
+    for count in range(1, 101):
+        opened.feed(np.ones(count, np.int32), num_cached=count - 1, cache=cache)
+        sizes.append(cache.num_slots)
+    assert sizes[0] == 8 and sizes[-1] == 100 and sizes == sorted(sizes)
+    assert len(set(sizes)) > 10
 
 
 def test_bad_input(lm, path, generator, tmp_path):
@@ -158,9 +216,20 @@ def test_bad_input(lm, path, generator, tmp_path):
         LiteRTGenerator(tmp_path / "head.tflite")
     with pytest.raises(FileNotFoundError, match="path must be a TFLite file"):
         LiteRTGenerator(tmp_path / "absent.tflite")
-    data = path.read_bytes()
-    for part in (data[: len(data) // 2], data[:-100], b""):
-        (tmp_path / "part").write_bytes(part)
+    for tokenizer in ("run/model", 5):
+        with pytest.raises(ValueError, match="tokenizer must be a GPTTokenizer or N"):
+            LiteRTGenerator(path, tokenizer)
+    for num_threads in (0, -1, 2.5, "2", 10**6):
+        with pytest.raises(ValueError, match="num_threads must be an integer in"):
+            LiteRTGenerator(path, num_threads=num_threads)
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_files_that_are_cut(lm, tmp_path, quantization):
+    export_tflite(lm, tmp_path / "whole", quantization)
+    data = (tmp_path / "whole").read_bytes()
+    for size in (len(data) // 2, len(data) - 5000, len(data) - 100, 0):
+        (tmp_path / "part").write_bytes(data[:size])
         with pytest.raises(ValueError, match="path must be a whole TFLite file"):
             LiteRTGenerator(tmp_path / "part")
 

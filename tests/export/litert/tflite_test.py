@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras_gpt import GPTBackbone, GPTCausalLM
 from keras_gpt.export import ExportError, export_tflite
 from keras_gpt.export.litert import convert, tflite, tflite_file
+from keras_gpt.export.litert.graphs import LanguageModelGraphs
 from keras_gpt.export.litert.network import LiteRTNetwork
 from keras_gpt.generation import SETTINGS
 from keras_gpt.models import (
@@ -70,8 +71,11 @@ def generate(written):
     interpreter = tflite_file.open_file(written[0])
     signature = interpreter.get_signature_runner("generate")
 
-    def run(token_ids, **kwargs):
-        found = signature(**text_inputs(token_ids, **kwargs))
+    def run(token_ids, *, count=None, **kwargs):
+        inputs = text_inputs(token_ids, **kwargs)
+        if count is not None:
+            inputs["num_tokens"][:] = count
+        found = signature(**inputs)
         new = found["new_tokens"][: found["num_new_tokens"][0]]
         return new.tolist(), int(found["finish_reason"][0])
 
@@ -172,6 +176,12 @@ def test_sample_stops_and_refuses(step_by_step, generate, written):
         found = sample(logits=logits, num_prompt_tokens=prompt, **inputs)
         assert found["finish_reason"][0] == want
         assert found["token"][0] in (0, 1)
+    for count in (-1, 65, 2**31 - 1):
+        inputs = {**text_inputs([1]), "num_tokens": np.array([count], np.int32)}
+        found = sample(
+            logits=logits, num_prompt_tokens=np.array([1], np.int32), **inputs
+        )
+        assert found["finish_reason"][0] in (2, 4)
     found = sample(
         logits=logits * np.nan,
         num_prompt_tokens=np.array([1], np.int32),
@@ -208,6 +218,8 @@ def test_generate_stops_and_refuses(causal_lm, generate):
     assert generate([1], max_new_tokens=9, top_p=0.0) == ([], 4)  # out of range
     assert generate([causal_lm.backbone.vocabulary_size], max_new_tokens=9) == ([], 4)
     assert generate([], max_new_tokens=9) == ([], 4)
+    for count, reason in [(-1, 4), (65, 3), (2**31 - 1, 3)]:
+        assert generate([1], count=count, max_new_tokens=9) == ([], reason)
 
 
 @pytest.mark.slow
@@ -255,7 +267,7 @@ def test_perplexity_and_size_of_a_trained_model(
     before = report.costs.perplexity_before
     assert before < 200  # of 1,024 tokens: it has learnt something
     assert report.costs.perplexity == pytest.approx(before, rel=tolerance)
-    about = tflite_file.about(tflite_file.open_file(path))
+    about = tflite_file.about(path)
     assert about["quantization"] == quantization
     graph = report.num_bytes - share * report.weight_bytes
     assert 0 < graph < 600_000
@@ -265,7 +277,7 @@ def test_ops_are_builtin_and_about_tells_the_tokenizer(causal_lm, written):
     ops = tflite_file.ops_of(written[0].read_bytes())
     assert {"EMBEDDING_LOOKUP", "DYNAMIC_UPDATE_SLICE", "FULLY_CONNECTED"} <= ops
     assert not any(op.startswith("custom") for op in ops)
-    about = tflite_file.about(tflite_file.open_file(written[0]))
+    about = tflite_file.about(written[0])
     assert about["prefill_lengths"] == [16, 32]
     assert len(about["tokenizer"]["sha256"]) == 64
 
@@ -344,10 +356,14 @@ def test_bad_arguments(causal_lm, tmp_path, monkeypatch):
         (dict(prefill_lengths=[]), "prefill_lengths must rise"),
         (dict(prefill_lengths=[16, 24]), "prefill_lengths must rise"),
         (dict(prefill_lengths=[3]), "prefill_lengths must rise"),
+        (dict(prefill_lengths=16), "prefill_lengths must rise"),
+        (dict(prefill_lengths=[16.0]), "prefill_lengths must rise"),
+        (dict(context_length=True), "context_length must be an integer"),
+        (dict(task=causal_lm.backbone), "task must be of GPTCausalLM.*GPTBackbone"),
         (dict(text=""), "text must have two tokens"),
         (dict(task=GPTCausalLM(half)), "task must compute in float32"),
         (dict(task=GPTCausalLM(integers)), "task must not be quantized by Keras"),
-        (dict(task=GPTMultipleChoice(causal_lm.backbone)), "task must be a GPTCausal"),
+        (dict(task=GPTMultipleChoice(causal_lm.backbone)), "task must be of GPTCausal"),
     ]:
         with pytest.raises(ValueError, match=message):
             export_tflite(**{"task": causal_lm, "path": path, **arguments})
@@ -384,6 +400,51 @@ def test_a_file_that_answers_otherwise_is_not_written(causal_lm, tmp_path, monke
     with pytest.raises(ExportError, match="outputs must be within 1e-12"):
         export_tflite(causal_lm, tmp_path / "model.tflite")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["_prefill", "_decode", "_generate"])
+def test_each_signature_is_run(causal_lm, tmp_path, monkeypatch, name):
+    right = getattr(LanguageModelGraphs, name)
+
+    def wrong(self, *args, **kwargs):
+        found = right(self, *args, **kwargs)
+        return {key: x + tf.ones([], x.dtype) for key, x in found.items()}
+
+    monkeypatch.setattr(LanguageModelGraphs, name, wrong)
+    with pytest.raises(ExportError, match="outputs must be within|generate must take"):
+        export_tflite(causal_lm, tmp_path / "model.tflite", text="The king is dead.")
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_are_no_numbers(tmp_path):
+    backbone = GPTBackbone.from_size("gpt_nano", vocabulary_size=64)
+    backbone.weights[0].assign(backbone.weights[0] * np.nan)
+    with pytest.raises(ValueError, match="weights must be finite"):
+        export_tflite(GPTCausalLM(backbone), tmp_path / "model.tflite")
+    assert not list(tmp_path.iterdir())
+
+
+def test_integers_of_numpy(causal_lm, tmp_path):
+    path = tmp_path / "model.tflite"
+    export_tflite(
+        *(causal_lm, path),
+        context_length=np.int64(32),
+        prefill_lengths=np.array([8, 16]),
+    )
+    about = tflite_file.about(path)
+    assert (about["context_length"], about["prefill_lengths"]) == (32, [8, 16])
+
+
+def test_a_file_of_others(tmp_path):
+    double = tf.function(
+        lambda x: 2.0 * x, input_signature=[tf.TensorSpec([1], tf.float32)]
+    )
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [double.get_concrete_function()]
+    )
+    (tmp_path / "other.tflite").write_bytes(converter.convert())
+    with pytest.raises(ValueError, match="path must be a file of export_tflite"):
+        LiteRTNetwork(tmp_path / "other.tflite")
 
 
 def test_files_that_are_none(written, tmp_path):

@@ -50,7 +50,7 @@ def test_the_folder_has_all_that_the_page_needs(causal_lm, written):
     # Each would cost the browser a copy of the weights.
     signatures = {"about", "sample", "decode", "prefill_32"}
     assert set(interpreter.get_signature_list()) == signatures
-    about = tflite_file.about(interpreter)
+    about = tflite_file.about(folder / "model.tflite")
     assert (about["context_length"], about["quantization"]) == (32, "dynamic_int8")
     page = json.loads((folder / "page.json").read_text())
     end_id = causal_lm.preprocessor.tokenizer.end_token_id

@@ -34,8 +34,10 @@ const std::map<std::string, std::string> kDefaults = {
     {"max_new_tokens", "64"}, {"repetition_penalty", "1"}, {"temperature", "1"},
     {"top_p", "1"},           {"typical_p", "1"}};
 // By the codes of the output finish_reason.
-const char* const kFinishReasons[] = {"unfinished", "stop", "length", "prompt_too_long",
-                                      "invalid_input", "invalid_logits"};
+const std::vector<std::string> kFinishReasons = {
+    "unfinished", "stop", "length", "prompt_too_long", "invalid_input",
+    "invalid_logits"};
+constexpr int32_t kLength = 2;  // later ones are errors
 
 struct Request {
   std::vector<int32_t> prompt;
@@ -135,7 +137,8 @@ void Check(TfLiteStatus status, const std::string& what) {
   if (status != kTfLiteOk) throw std::runtime_error(what + " failed.");
 }
 
-void Run(const std::string& path, Request request) {
+// Returns the code of the reason why the text ended.
+int32_t Run(const std::string& path, Request request) {
   const auto model =
       Owned(TfLiteModelCreateFromFile(path.c_str()), TfLiteModelDelete,
             "MODEL must be a whole TFLite file, got " + path + ".");
@@ -169,7 +172,9 @@ void Run(const std::string& path, Request request) {
     std::cout << (index ? " " : "") << tokens.data[index];
   }
   std::cout << "\n";
-  std::cerr << kFinishReasons[*output("finish_reason").data] << "\n";
+  const int32_t reason = *output("finish_reason").data;
+  std::cerr << kFinishReasons.at(reason) << "\n";
+  return reason;
 }
 
 }  // namespace
@@ -181,10 +186,11 @@ int main(int argc, char** argv) {
     return 1;
   }
   try {
-    Run(arguments[0], ParseArguments({arguments.begin() + 1, arguments.end()}));
+    const Request request =
+        ParseArguments({arguments.begin() + 1, arguments.end()});
+    return Run(arguments[0], request) <= kLength ? 0 : 3;
   } catch (const std::exception& error) {
     std::cerr << "litert_generate: " << error.what() << "\n";
     return 2;
   }
-  return 0;
 }
