@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -20,10 +19,13 @@ from keras_gpt.whole_files import flush_directory
 
 PAGE = Path(__file__).with_name("page")  # what is the same in every folder
 MODEL = "model.tflite"
-PREFILL_LENGTH = 32  # tokens of a prompt that are read at once
+PREFILL_LENGTH = 32  # most tokens of a prompt that are read at once
+# Those of a folder, the page itself first.
 PAGE_FILES = (
-    *("index.html", "app.js", "worker.js", "page.json", MODEL),
-    *("tokenizer.json", "litert/core/dist/index.js"),
+    "index.html",
+    *sorted({path.name for path in PAGE.iterdir()} - {"index.html"}),
+    *("page.json", MODEL, tokenizer_json.WHOLE_FILE, unicode_classes.RUNS.name),
+    *litert_js.FILES,
 )
 
 
@@ -52,8 +54,7 @@ def export_web(
         quantization: string, as in `export_tflite`. Defaults to `"none"`.
         context_length: int, as there. Defaults to the model's context.
         prefill_lengths: ints, as there, each of which costs the browser a copy of the
-            weights. Defaults to 32 alone, or the next smaller power of two that divides
-            the context.
+            weights. Defaults to the greatest one up to 32 that divides the context.
         text: string, as there. Optional.
         node_modules: string or path. Folder in which npm has installed the packages of
             LiteRT.js. Optional, npm installs them without it.
@@ -134,8 +135,8 @@ def _prefill_lengths(task: GPTCausalLM, context_length: int | None) -> list[int]
         context = task.backbone.config.max_sequence_length
     if not isinstance(context, int):
         return None  # which `export_tflite` refuses
-    length = math.gcd(PREFILL_LENGTH, context)
-    return [length] if length > 1 else None
+    fitting = [n for n in range(1, PREFILL_LENGTH + 1) if context % n == 0]
+    return [max(fitting)]
 
 
 def _page(
@@ -148,7 +149,7 @@ def _page(
         "num_parameters": task.backbone.count_params(),
         "add_start_token": generator.add_start_token,
         "start_token": generator.start_id,
-        "stop_tokens": [ids[0] for ids in task.stop_sequences("auto")],
+        "stop_tokens": [token for [token] in task.stop_sequences("auto")],
         # As strings, for JavaScript's numbers do not hold every seed.
         "settings": {name: str(value) for name, value in settings.items()},
     }

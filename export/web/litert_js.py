@@ -26,6 +26,12 @@ PACKAGES = {
     ),
     "@litertjs/wasm-utils": ("package.json", "README.md", "dist/index.js"),
 }
+# Where `copy` puts them.
+FILES = tuple(
+    f"litert/{package.rpartition('/')[2]}/{name}"
+    for package, names in PACKAGES.items()
+    for name in names
+)
 INSTALL_SECONDS = 600  # some 40 MB, over slow lines, too
 # Workers have no import maps, so one package must name the other by its place.
 _BY_NAME = 'from "@litertjs/wasm-utils"'

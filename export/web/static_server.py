@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import http.server
 import os
+import socket
 import urllib.parse
 from http import HTTPStatus
 from pathlib import Path
@@ -18,6 +19,14 @@ HEADERS = {
     "Cross-Origin-Embedder-Policy": "require-corp",
     "Cache-Control": "no-cache",  # a folder may be exported anew
     "X-Content-Type-Options": "nosniff",
+    # LiteRT.js compiles WebAssembly, and starts its threads from blobs.
+    "Content-Security-Policy": "; ".join(
+        [
+            *("default-src 'self'", "script-src 'self' 'wasm-unsafe-eval'"),
+            *("worker-src 'self' blob:", "img-src 'self' data:", "style-src 'self'"),
+            *("object-src 'none'", "base-uri 'none'", "form-action 'none'"),
+        ]
+    ),
 }
 # Browsers refuse modules and WebAssembly of other types, whatever the system's say.
 TYPES = {
@@ -36,14 +45,30 @@ TYPES = {
 class _Handler(http.server.SimpleHTTPRequestHandler):
     server_version = "keras-gpt"
     extensions_map = TYPES
+    timeout = 60  # seconds that a browser may be silent
 
     def send_head(self) -> Any:
-        """Refuses hidden files, whatever their names are written as."""
+        """Refuses hidden files, whatever their names are written as, and others'."""
+        try:
+            if self._is_allowed():
+                return super().send_head()
+        except ValueError:  # no address, or one with a null character
+            self.send_error(HTTPStatus.BAD_REQUEST)
+            return None
+        self.send_error(HTTPStatus.NOT_FOUND)
+        return None
+
+    def _is_allowed(self) -> bool:
         path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
         if any(part.startswith(".") for part in path.split("/")):
-            self.send_error(HTTPStatus.NOT_FOUND)
-            return None
-        return super().send_head()
+            return False
+        # Links may lead out of the folder.
+        folder = Path(os.path.realpath(self.directory))
+        file = self.translate_path(self.path)
+        return all(
+            Path(os.path.realpath(os.path.join(file, index))).is_relative_to(folder)
+            for index in ("", "index.html", "index.htm")  # of folders
+        )
 
     def list_directory(self, path: Any) -> None:
         """Shows no folder's files."""
@@ -61,6 +86,11 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
 
 class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], handler: Any) -> None:
+        if ":" in address[0]:
+            self.address_family = socket.AF_INET6
+        super().__init__(address, handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Says nothing of browsers that have gone."""

@@ -4,7 +4,10 @@ import contextlib
 import http.client
 import json
 import os
+import re
+import shutil
 import signal
+import socket
 import threading
 import time
 from pathlib import Path
@@ -15,6 +18,7 @@ from keras_gpt import GPTCausalLM, GPTCausalLMPreprocessor
 from keras_gpt.export import ExportError, export_web
 from keras_gpt.export.litert import tflite_file
 from keras_gpt.export.web import litert_js
+from keras_gpt.export.web.folder import PAGE_FILES, _prefill_lengths
 from keras_gpt.export.web.static_server import StaticServer
 from keras_gpt.models import GPTTextClassifier
 from keras_gpt.tokenizer import GPT1Tokenizer, GPTTokenizer
@@ -205,12 +209,80 @@ def test_serving(written):
             assert answer.headers["Cross-Origin-Opener-Policy"] == "same-origin"
             assert answer.headers["Cross-Origin-Embedder-Policy"] == "require-corp"
             connection.close()
-        for path in ("/absent", "/litert/", "/../page.json", "/%2e%2e/", "/.x"):
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            answer.read()
-            assert answer.status == 404, path
-            connection.close()
+            policy = answer.headers["Content-Security-Policy"]
+            assert "script-src 'self' 'wasm-unsafe-eval';" in policy
+        for path in ("/absent", "/litert/", "/../page.json", "/%2e%2e/"):
+            assert status(connection, path) == 404, path
+        for path in ("http://[x", "/%00", "/page%00.json"):
+            assert status(connection, path) == 400, path
+
+
+def status(connection, path):
+    connection.putrequest("GET", path, skip_host=True)
+    connection.endheaders()
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    return answer.status
+
+
+def test_files_that_are_not_served(written, tmp_path):
+    folder = tmp_path / "page"
+    shutil.copytree(written[0], folder)
+    (tmp_path / "page2").mkdir()  # its name begins with the folder's
+    for name in ("page/.x", "page/.git/x", "page2/index.html", "page2/x"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("secret")
+    (folder / "file").symlink_to("../page2/x")
+    (folder / "folder").symlink_to("../page2")
+    (folder / "loop").symlink_to("loop")
+    (folder / "inner").mkdir()
+    (folder / "inner/index.html").symlink_to("../../page2/index.html")
+    (folder / "same").symlink_to("page.json")
+    with serving(folder) as connection:
+        for path in (
+            *("/.x", "/%2ex", "/.git/x", "//.git/x", "/litert/../.x", "/file"),
+            *("/folder/", "/folder/x", "/loop", "/inner/", "/inner/index.html"),
+        ):
+            assert status(connection, path) == 404, path
+        assert status(connection, "/same") == 200
+    (tmp_path / "link").symlink_to(folder)  # to the folder itself is no way out
+    with serving(tmp_path / "link") as connection:
+        assert status(connection, "/page.json") == 200
+
+
+def test_ipv6(written):
+    try:
+        with socket.socket(socket.AF_INET6) as tried:
+            tried.bind(("::1", 0))
+    except OSError as error:
+        pytest.skip(f"this machine has no IPv6: {error}")
+    with serving(written[0], host="::1") as connection:
+        assert connection.host == "::1"
+        assert status(connection, "/") == 200
+
+
+@pytest.mark.parametrize("name", PAGE_FILES)
+def test_a_folder_that_lacks_a_file(written, tmp_path, name):
+    folder = tmp_path / "page"
+    shutil.copytree(written[0], folder, copy_function=os.link)
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"lacks {re.escape(name)}"):
+        StaticServer(folder, port=0)
+
+
+def test_the_page_is_all_that_is_written(written):
+    files = [path for path in written[0].rglob("*") if path.is_file()]
+    names = {path.relative_to(written[0]).as_posix() for path in files}
+    assert names == set(PAGE_FILES)
+    assert PAGE_FILES[0] == "index.html"
+
+
+@pytest.mark.parametrize(
+    ("context", "length"), [(64, 32), (48, 24), (33, 11), (31, 31), (37, 1), (2, 2)]
+)
+def test_the_default_prefill_length(causal_lm, context, length):
+    assert _prefill_lengths(causal_lm, context) == [length]
 
 
 def test_serving_by_command(written, monkeypatch, capsys):
