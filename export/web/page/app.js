@@ -8,6 +8,7 @@ const element = (id) => document.getElementById(id);
 const form = element("form");
 const promptBox = element("prompt");
 const announcement = element("announcement");
+const problem = element("problem");
 
 const ENDINGS = {
   stop: "The model ended the text.",
@@ -15,6 +16,8 @@ const ENDINGS = {
   full: "The text fills the model's context.",
   stopped: "Stopped.",
 };
+
+const COUNT_MILLISECONDS = 150; // of rest, before the prompt's tokens are counted
 
 const COMPACT = new Intl.NumberFormat("en", {
   notation: "compact",
@@ -49,7 +52,11 @@ async function start() {
 }
 
 async function fetched(name, read) {
-  const response = await fetch(name);
+  const response = await fetch(name).catch((error) => {
+    throw new Error(
+      `${name} could not be fetched: is the server still running? (${error.message})`,
+    );
+  });
   if (!response.ok) {
     throw new Error(`${name} must be beside the page, got ${response.status}.`);
   }
@@ -80,12 +87,13 @@ function loadModel() {
       reject(new Error(`The model's thread failed: ${event.message ?? "not loaded"}`));
     worker.onmessage = ({ data }) => {
       if (data.type === "progress") {
-        say(`Loading the model: ${Math.floor(100 * data.share)} %`);
+        // By steps, for screen readers read each.
+        say(`Loading the model: ${10 * Math.floor(10 * data.share)} %`);
       } else if (data.type === "error") {
         reject(new Error(data.message));
       } else {
         worker.onmessage = ({ data: message }) => receive(message);
-        worker.onerror = ({ message }) => receive({ type: "error", message });
+        worker.onerror = ({ message }) => fail(message ?? "no message");
         resolve(data);
       }
     };
@@ -107,11 +115,12 @@ function checkTokenizer(expected) {
 }
 
 function describe(about, threads) {
+  const oneThread = isSecureContext ? "one thread" : "one thread (several need HTTPS)";
   const facts = [
     `${COMPACT.format(page.num_parameters)} parameters`,
     `context of ${about.context_length} tokens`,
     about.quantization === "none" ? "float32" : about.quantization,
-    threads === 1 ? "one thread" : `${threads} threads`,
+    threads === 1 ? oneThread : `${threads} threads`,
   ];
   element("facts").textContent = facts.join(" · ");
 }
@@ -181,8 +190,7 @@ function readForm() {
 
 function receive(message) {
   if (message.type === "error") {
-    setRunning(false);
-    say("Failed.");
+    finish("Failed.");
     showProblem(message.message);
     return;
   }
@@ -192,12 +200,26 @@ function receive(message) {
     element("speed").textContent = speed();
     return;
   }
+  const isFull = run.tokens.length + run.times.length === page.context;
+  finish(ENDINGS[message.reason === "length" && isFull ? "full" : message.reason]);
+}
+
+// Shows that the text has come to its end, or what there is of it.
+function finish(status) {
   view.finish(run.stream.end());
   element("speed").textContent = speed();
   setRunning(false);
-  const isFull = run.tokens.length + run.times.length === page.context;
-  say(ENDINGS[message.reason === "length" && isFull ? "full" : message.reason]);
+  say(status);
   announcement.textContent = view.text;
+}
+
+// The model's thread is lost, and the model with it.
+function fail(message) {
+  worker.terminate();
+  if (element("stop").disabled) say("Failed.");
+  else finish("Failed.");
+  element("generate").disabled = true;
+  showProblem(`The model's thread failed: ${message}. Reload the page.`);
 }
 
 function speed() {
@@ -213,35 +235,42 @@ function speed() {
 
 function setRunning(isRunning) {
   const [on, off] = [element("generate"), element("stop")];
-  const hadFocus = [on, off].includes(document.activeElement);
+  const focused = document.activeElement;
   on.disabled = isRunning;
   off.disabled = !isRunning;
   element("new_text").setAttribute("aria-busy", isRunning);
-  // The focus is not lost with the button that had it.
-  if (hadFocus) (isRunning ? off : on).focus();
+  // The focus is not lost with the button that had it. It does not go back, or an Enter
+  // that comes too late to stop would start anew.
+  if (isRunning && focused === on) off.focus();
+  else if (!isRunning && focused === off) element("result_title").focus();
 }
 
 // === Messages ===
 
 function say(text) {
-  element("status").textContent = text;
+  if (element("status").textContent !== text) element("status").textContent = text;
 }
 
 function showProblem(message, field) {
-  element("problem").textContent = message;
-  element("problem").hidden = false;
+  if (field) element(field).after(problem);
+  else document.querySelector(".actions").before(problem);
+  problem.textContent = message;
+  problem.hidden = false;
   if (!field) return;
+  say("");
   const input = element(field);
   input.closest("details")?.setAttribute("open", "");
   input.setAttribute("aria-invalid", "true");
+  input.setAttribute("aria-errormessage", problem.id);
   input.focus();
 }
 
 function clearProblem() {
-  element("problem").hidden = true;
-  element("problem").textContent = "";
+  problem.hidden = true;
+  problem.textContent = "";
   for (const input of document.querySelectorAll("[aria-invalid]")) {
     input.removeAttribute("aria-invalid");
+    input.removeAttribute("aria-errormessage");
   }
 }
 
@@ -253,9 +282,22 @@ element("stop").addEventListener("click", () => {
   say("Stopping...");
   worker.postMessage({ type: "stop" });
 });
-promptBox.addEventListener("input", countTokens);
+// An Enter that is held presses once.
+document.addEventListener("keydown", (event) => {
+  const isHeld = event.key === "Enter" && event.repeat;
+  if (isHeld && event.target !== promptBox) event.preventDefault();
+});
+document.addEventListener("input", ({ target }) => {
+  if (target.hasAttribute("aria-invalid")) clearProblem();
+});
+let counting = null;
+promptBox.addEventListener("input", () => {
+  clearTimeout(counting);
+  counting = setTimeout(countTokens, COUNT_MILLISECONDS);
+});
 promptBox.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+  const isMeant = event.key === "Enter" && (event.ctrlKey || event.metaKey);
+  if (isMeant && !event.repeat) form.requestSubmit();
 });
 
 start().catch((error) => {

@@ -3,7 +3,7 @@
 const COUNT = { isInteger: true, initial: 0, rule: "at least 0", holds: (x) => x >= 0 };
 const SHARE = { initial: 1, rule: "in (0, 1]", holds: (x) => x > 0 && x <= 1 };
 const CUTOFF = { initial: 0, rule: "in [0, 1)", holds: (x) => x >= 0 && x < 1 };
-const PENALTY = { initial: 0, rule: "finite", holds: () => true };
+const PENALTY = { isSigned: true, initial: 0, rule: "finite", holds: () => true };
 
 // Those of keras_gpt.generation.SETTINGS, but the seed. `isMore`: out of sight at first.
 export const KNOBS = {
@@ -48,13 +48,13 @@ export const KNOBS = {
     ...PENALTY,
     isMore: true,
     label: "Presence penalty",
-    hint: "Taken from logits of tokens that the new text holds.",
+    hint: "Taken from the logit of each token that the new text holds.",
   },
   frequency_penalty: {
     ...PENALTY,
     isMore: true,
     label: "Frequency penalty",
-    hint: "Taken from them for each time it holds them.",
+    hint: "Taken from a token's logit for each time the new text holds it.",
   },
   no_repeat_ngram_size: {
     ...COUNT,
@@ -84,7 +84,7 @@ export const KNOBS = {
     ...CUTOFF,
     isMore: true,
     label: "Eta cutoff",
-    hint: "The same, lower where many tokens are likely; 0 is off.",
+    hint: "Least probability of a token, lower where many are likely; 0 is off.",
   },
 };
 
@@ -111,7 +111,8 @@ export function addFields(few, more, initial) {
     const input = document.createElement("input");
     Object.assign(input, { id: name, value: initial[name] ?? knob.initial });
     input.setAttribute("form", "form");
-    input.inputMode = knob.isInteger ? "numeric" : "decimal";
+    // Keyboards of phones for numbers may have no minus.
+    if (!knob.isSigned) input.inputMode = knob.isInteger ? "numeric" : "decimal";
     input.autocomplete = "off";
     const hint = document.createElement("small");
     hint.id = `${name}_hint`;
@@ -127,7 +128,8 @@ export function addFields(few, more, initial) {
 export function settingsOf(texts) {
   const settings = {};
   for (const [name, knob] of Object.entries(KNOBS)) {
-    const text = texts[name].trim();
+    const given = texts[name].trim();
+    const text = knob.isInteger ? given : given.replace(",", ".");
     const number = knob.isInteger ? /^[-+]?\d+$/ : /^[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$/i;
     // As the model sees it.
     const value = Math.fround(Number(text));
@@ -140,7 +142,8 @@ export function settingsOf(texts) {
       const kind = knob.isInteger ? "a whole number, " : "a number, ";
       throw new FieldError(
         name,
-        `${name} must be ${kind}${knob.rule}, got ${text || "nothing"}.`,
+        `${knob.label} (${name}) must be ${kind}${knob.rule}, got ` +
+          `${given || "nothing"}.`,
       );
     }
     settings[name] = Number(text);

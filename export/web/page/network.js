@@ -4,6 +4,10 @@
 // In place of -Infinity, as the LiteRT-LM engine has it.
 const MASKED = Math.fround(-0.7 * 3.4028234663852886e38);
 
+export const MEMORY_ADVICE =
+  "where memory is short, export the model by --quantization=int8, or with a shorter " +
+  "--context_length";
+
 export class Network {
   // litert: the module @litertjs/core, loaded. model: its CompiledModel.
   constructor(litert, model) {
@@ -22,7 +26,7 @@ export class Network {
 
   // Reads what the file says of itself; before all else.
   async open() {
-    const { json } = await this.signatures.about.run({});
+    const { json } = await this.call("about", {});
     this.about = JSON.parse(new TextDecoder().decode(json.toTypedArray()));
     json.delete();
     this.context = this.about.context_length;
@@ -82,12 +86,11 @@ export class Network {
     for (let row = 0; row < length; row++) {
       mask.fill(0, row * context, row * context + first + row + 1);
     }
-    const inputs = {
-      tokens: new Tensor(tokens, [1, length]),
-      input_pos: new Tensor(places, [length]),
-      mask: new Tensor(mask, [1, 1, length, context]),
-    };
+    const inputs = {};
     try {
+      inputs.tokens = new Tensor(tokens, [1, length]);
+      inputs.input_pos = new Tensor(places, [length]);
+      inputs.mask = new Tensor(mask, [1, 1, length, context]);
       const { logits, ...cache } = await this.call(name, { ...inputs, ...this.cache });
       this.keepCache(cache);
       return logits;
@@ -101,9 +104,8 @@ export class Network {
       return await this.signatures[name].run(inputs);
     } catch (error) {
       throw new Error(
-        `LiteRT.js cannot run ${name}, most often for want of memory: export the ` +
-          `model by --quantization=int8, or with a shorter --context_length ` +
-          `(${error.message ?? error}).`,
+        `LiteRT.js cannot run ${name}, most often for want of memory: ` +
+          `${MEMORY_ADVICE} (${error.message ?? error}).`,
       );
     }
   }
@@ -124,16 +126,16 @@ export class Network {
       seed: request.seed,
     };
     const inputs = {};
-    for (const [name, { dtype, shape }] of this.sampleInputs) {
-      if (name === "logits") continue;
-      const size = shape.reduce((a, b) => a * b, 1);
-      const data = dtype === "int32" ? new Int32Array(size) : new Float32Array(size);
-      if (name === "stop_tokens") data.fill(-1);
-      data.set(values[name] ?? [request.settings[name]]);
-      inputs[name] = new this.litert.Tensor(data, shape);
-    }
     let outputs = {};
     try {
+      for (const [name, { dtype, shape }] of this.sampleInputs) {
+        if (name === "logits") continue;
+        const size = shape.reduce((a, b) => a * b, 1);
+        const data = dtype === "int32" ? new Int32Array(size) : new Float32Array(size);
+        if (name === "stop_tokens") data.fill(-1);
+        data.set(values[name] ?? [request.settings[name]]);
+        inputs[name] = new this.litert.Tensor(data, shape);
+      }
       outputs = await this.call("sample", { ...inputs, logits });
       const found = (name) => Array.from(outputs[name].toTypedArray());
       const topLogProbs = found("top_log_probs");

@@ -1,6 +1,10 @@
 // The new text, token by token: coloured by probability, each with its alternatives.
 
 const SIGNS = { " ": "␣", "\n": "↵", "\t": "⇥" };
+const LEAST_LIKELY = 1000; // one in so many and fewer have the full colour
+const UNSEEN = /^[\p{C}\p{Z}]*$/u;
+// But joiners, for a mark would take the characters beside them apart.
+const WITHOUT_WIDTH = /^(?:(?![\t\u200c\u200d])\p{C})*$/u;
 
 export class TextView {
   // list: element of the tokens. tip: element of the alternatives. bytesOf: function
@@ -19,7 +23,9 @@ export class TextView {
       });
     }
     document.addEventListener("keydown", ({ key }) => key === "Escape" && this.hide());
-    document.addEventListener("scroll", () => this.hide(), { passive: true });
+    // Giving a token the focus may scroll, too.
+    const follow = () => this.shown && this.place(this.shown);
+    document.addEventListener("scroll", follow, { passive: true });
   }
 
   clear() {
@@ -34,15 +40,16 @@ export class TextView {
     const element = document.createElement("span");
     element.setAttribute("role", "option");
     element.setAttribute("aria-selected", "false");
-    element.setAttribute("aria-describedby", this.tip.id);
     element.className = "token";
     element.textContent = text;
     element.tabIndex = this.chosen.length ? -1 : 0;
     Object.assign(element.dataset, { index: this.chosen.length, token: token.token });
-    element.style.setProperty("--likely", `${100 * Math.exp(token.logProb)}%`);
-    if (text === "") element.classList.add("part");
-    else if (text.includes("\n")) element.classList.add("break");
-    if (text.trim() === "") element.setAttribute("aria-label", spoken(text));
+    // By logarithm, so that a share of 1 % differs from one of 10 %.
+    const likely = Math.max(0, 1 + token.logProb / Math.log(LEAST_LIKELY));
+    element.style.setProperty("--likely", `${100 * likely}%`);
+    if (text.includes("\n")) element.classList.add("break");
+    else if (WITHOUT_WIDTH.test(text)) element.classList.add("part");
+    if (UNSEEN.test(text)) element.setAttribute("aria-label", spoken(text));
     this.at ??= element;
     this.chosen.push(token);
     this.list.append(element);
@@ -79,6 +86,7 @@ export class TextView {
     const token = this.chosen[element.dataset.index];
     this.shown = element;
     element.classList.add("shown");
+    element.setAttribute("aria-describedby", this.tip.id);
     if (document.activeElement === element) {
       if (this.at) this.at.tabIndex = -1;
       element.tabIndex = 0;
@@ -115,6 +123,7 @@ export class TextView {
 
   hide() {
     this.shown?.classList.remove("shown");
+    this.shown?.removeAttribute("aria-describedby");
     this.shown = null;
     this.tip.hidden = true;
   }
@@ -126,9 +135,13 @@ export class TextView {
     const { offsetWidth: width, offsetHeight: height } = this.tip;
     const { clientWidth, clientHeight } = document.documentElement;
     const left = Math.max(8, Math.min(box.left, clientWidth - width - 8));
-    const isBelow = box.bottom + height + 8 < clientHeight || box.top < height + 8;
-    const top = isBelow ? box.bottom + 4 : box.top - height - 4;
-    Object.assign(this.tip.style, { left: `${left}px`, top: `${top}px` });
+    const room = clientHeight - box.bottom;
+    const isBelow = height + 8 < room || box.top < room;
+    const wanted = isBelow ? box.bottom + 4 : box.top - height - 4;
+    const top = Math.max(8, Math.min(wanted, clientHeight - height - 8));
+    const isInSight = box.bottom > 0 && box.top < clientHeight;
+    const visibility = isInSight ? "visible" : "hidden";
+    Object.assign(this.tip.style, { left: `${left}px`, top: `${top}px`, visibility });
   }
 
   // A token's text with signs for what does not print, or its bytes where it is no
@@ -161,7 +174,8 @@ function quoted(text) {
 // What a token is called that shows nothing.
 function spoken(text) {
   if (text === "") return "part of a character";
-  return text.includes("\n") ? "line break" : "space";
+  if (text.includes("\n")) return "line break";
+  return /^[\t\p{Z}]*$/u.test(text) ? "space" : Array.from(text, codeOf).join(" ");
 }
 
 function percent(logProb) {

@@ -30,10 +30,6 @@ export class Tokenizer {
     this.words = new Map(); // of words: their ids
   }
 
-  get size() {
-    return this.tokens.length;
-  }
-
   // The bytes of each token. Special tokens stand for themselves.
   tokenBytes(characters) {
     const byteOf = new Map(characters.map((character, byte) => [character, byte]));
@@ -141,12 +137,6 @@ export class Tokenizer {
     }
   }
 
-  // The text of whole tokens; bytes that are no UTF-8 become U+FFFD.
-  detokenize(ids) {
-    const stream = new TextStream();
-    return ids.map((id) => stream.push(this.bytes[id])).join("") + stream.end();
-  }
-
   // SHA-256 of vocabulary, merges and special tokens, as the model's file tells it.
   fingerprint() {
     const merges = this.merges.map((pair) => pair.join(" "));
@@ -155,7 +145,8 @@ export class Tokenizer {
   }
 }
 
-// Joins the bytes of tokens to text as they come: characters may span tokens.
+// Joins the bytes of tokens to text as they come: characters may span tokens, and bytes
+// that are no UTF-8 become U+FFFD.
 export class TextStream {
   constructor() {
     this.decoder = new TextDecoder("utf-8", { ignoreBOM: true });

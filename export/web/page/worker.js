@@ -24,9 +24,9 @@ onmessage = async ({ data: message }) => {
 };
 
 async function load({ file, numBytes }) {
-  const data = await download(file, numBytes);
+  const { MEMORY_ADVICE, Network } = await import("./network.js");
+  const data = await download(file, numBytes, MEMORY_ADVICE);
   const { litert, threads } = await loadLiteRT();
-  const { Network } = await import("./network.js");
   let model;
   try {
     model = await litert.loadAndCompile(data, {
@@ -34,7 +34,10 @@ async function load({ file, numBytes }) {
       cpuOptions: { numThreads: threads },
     });
   } catch (error) {
-    throw new Error(`${file} must be a TFLite file that LiteRT.js runs: ${error}`);
+    throw new Error(
+      `${file} must be a TFLite file that LiteRT.js runs, and find room in the ` +
+        `browser's memory; ${MEMORY_ADVICE} (${error?.message ?? error}).`,
+    );
   }
   network = new Network(litert, model);
   await network.open();
@@ -66,16 +69,33 @@ async function numThreads(litert) {
   return Math.min(navigator.hardwareConcurrency || 1, MOST_THREADS);
 }
 
-async function download(file, numBytes) {
-  const response = await fetch(file);
+// An array of so many bytes, or an error that advises.
+function room(file, numBytes, advice) {
+  try {
+    return new Uint8Array(numBytes);
+  } catch (error) {
+    throw new Error(
+      `${file} must find room in the browser's memory, got ${numBytes} bytes: ` +
+        `${advice} (${error.message}).`,
+    );
+  }
+}
+
+async function download(file, numBytes, advice) {
+  const refuse = (error) => {
+    throw new Error(
+      `${file} could not be fetched: is the server still running? (${error.message})`,
+    );
+  };
+  const response = await fetch(file).catch(refuse);
   if (!response.ok) {
     throw new Error(`${file} must be beside the page, got ${response.status}.`);
   }
-  const data = new Uint8Array(numBytes);
+  const data = room(file, numBytes, advice);
   const reader = response.body.getReader();
   let count = 0;
   for (;;) {
-    const { done, value } = await reader.read();
+    const { done, value } = await reader.read().catch(refuse);
     if (done) break;
     if (count + value.length <= numBytes) data.set(value, count);
     count += value.length;
@@ -112,8 +132,12 @@ async function generate({ tokens: prompt, ...request }) {
   while (await turn()) {
     const logits = await network.feed(tokens, turn);
     if (logits === null) break;
-    const chosen = await network.sample(logits, tokens, request);
-    logits.delete();
+    let chosen;
+    try {
+      chosen = await network.sample(logits, tokens, request);
+    } finally {
+      logits.delete();
+    }
     if (!(chosen.finishReason in REASONS)) {
       throw new Error(`The model cannot go on: ${refusal(chosen.finishReason)}.`);
     }

@@ -200,12 +200,15 @@ def test_by_keyboard_alone(browser, url):
         keyboard.press("Tab")
         keyboard.press("Enter")
         wait(page)
-        # Back from the button that stops, which has no use now.
+        # Not on a button, where an Enter meant to stop would start anew.
         focused = "document.activeElement.id || document.activeElement.dataset.index"
-        assert page.evaluate(focused) == "generate"
+        assert page.evaluate(focused) == "result_title"
+        assert page.locator("[aria-describedby=alternatives]").count() == 0
         keyboard.press("Tab")
         assert page.evaluate(focused) == "0"
         first = page.inner_text("#alternatives p")
+        described = page.locator("[aria-describedby=alternatives]")
+        assert described.get_attribute("data-index") == "0"
         keyboard.press("ArrowRight")
         assert page.evaluate(focused) == "1"
         assert page.inner_text("#alternatives p") != first
@@ -226,6 +229,66 @@ def test_by_keyboard_alone(browser, url):
             ".filter((one) => !one.labels.length).length"
         )
         assert page.evaluate(unnamed) == 0
+
+
+def test_the_last_tokens_alternatives_on_a_phone(browser, url):
+    with opened(browser, url, viewport={"width": 375, "height": 500}) as page:
+        fill(page, "m", {"seed": 1, "max_new_tokens": 60, "temperature": 2.0})
+        page.click("#generate")
+        wait(page)
+        # Longer than the context of the tests lets the model write.
+        page.evaluate("""
+            const list = document.getElementById("new_text");
+            list.prepend(...Array(40).fill("words and words\\n"));
+        """)
+        page.locator(".token").first.focus()
+        page.evaluate("scrollTo(0, 0)")
+        page.keyboard.press("End")
+        # Two frames, in which the scrolling that goes with the focus is told of.
+        page.evaluate("""
+            new Promise((done) =>
+                requestAnimationFrame(() => requestAnimationFrame(done)))
+        """)
+        assert page.evaluate("scrollY") > 0
+        assert page.is_visible("#alternatives")
+        box = page.locator("#alternatives").bounding_box()
+        assert 0 <= box["y"] and box["y"] + box["height"] <= 500
+        page.evaluate("scrollTo(0, 0)")
+        page.wait_for_selector("#alternatives", state="hidden")
+        page.evaluate("document.activeElement.scrollIntoView()")
+        page.wait_for_selector("#alternatives")
+
+
+def test_an_enter_that_is_held(browser, url):
+    with opened(browser, url) as page:
+        fill(page, "The king", {"max_new_tokens": 40, "temperature": 0.0})
+        page.focus("#generate")
+        for _ in range(20):  # all but the first say that they are repeats
+            page.keyboard.down("Enter")
+        wait(page)
+        status = "The text has all the tokens that were asked for."
+        assert page.inner_text("#status") == status
+        page.keyboard.up("Enter")
+        page.evaluate("new Promise((done) => setTimeout(done, 200))")
+        assert page.inner_text("#status") == status
+
+
+def test_the_way_to_the_alternatives(page):
+    fill(page, "The king", {"seed": 3, "max_new_tokens": 5})
+    page.click("#generate")
+    wait(page)
+    token = page.locator(".token").first.bounding_box()
+    page.mouse.move(token["x"] + 4, token["y"] + token["height"] / 2)
+    box = page.locator("#alternatives").bounding_box()
+    is_below = box["y"] > token["y"]
+    start = token["y"] + token["height"] / 2
+    end = box["y"] + 10 if is_below else box["y"] + box["height"] - 10
+    for step in range(1, 101):
+        y = start + (end - start) * step / 100
+        page.mouse.move(token["x"] + 4, y)
+        assert page.is_visible("#alternatives"), y
+    page.mouse.move(0, 0)
+    assert not page.is_visible("#alternatives")
 
 
 def test_sizes_and_colours(page, tmp_path):
@@ -298,10 +361,10 @@ def test_bad_prompts_and_knobs(causal_lm, page):
     for prompt, knobs, field, message in [
         (words + "q", {}, "prompt", "prompt must have at most 63 tokens.* got 64."),
         (words * 9, {}, "prompt", "got 567."),
-        ("x", {"top_p": 2}, "top_p", "top_p must be a number, in (0, 1], got 2."),
+        ("x", {"top_p": 2}, "top_p", "Top-p (top_p) must be a number, in (0, 1], got"),
         ("x", {"top_p": 1e-60}, "top_p", "got 1e-60."),
         ("x", {"temperature": "warm"}, "temperature", "at least 0, got warm."),
-        ("x", {"top_k": "1.5"}, "top_k", "top_k must be a whole number, at least 0"),
+        ("x", {"top_k": "1.5"}, "top_k", "(top_k) must be a whole number, at least"),
         ("x", {"max_new_tokens": ""}, "max_new_tokens", "got nothing."),
         ("x", {"eta_cutoff": 1}, "eta_cutoff", "in [0, 1), got 1."),
         ("x", {"seed": 2**63}, "seed", "seed must be a whole number in"),
@@ -312,9 +375,16 @@ def test_bad_prompts_and_knobs(causal_lm, page):
             assert part in page.inner_text("#problem")
         assert page.evaluate("document.activeElement.id") == field
         assert page.get_attribute(f"#{field}", "aria-invalid") == "true"
+        # Beside it, until it is mended.
+        assert page.get_attribute(f"#{field}", "aria-errormessage") == "problem"
+        assert page.locator(f"#{field} + #problem").is_visible()
+        assert page.inner_text("#status") == ""
+        page.fill(f"#{field}", "1")
+        assert not page.is_visible("#problem")
+        assert page.get_attribute(f"#{field}", "aria-invalid") is None
     # The longest prompt that leaves room for a token.
     fill(page, words, {"temperature": 0.0})
-    assert page.inner_text("#count") == "63 of at most 63 tokens"
+    page.wait_for_selector("#count:text-is('63 of at most 63 tokens')")
     page.click("#generate")
     wait(page)
     assert not page.is_visible("#problem")
@@ -372,3 +442,82 @@ def test_files_that_are_broken(browser, folder, tmp_path, name, change, message)
             assert message in page.inner_text("#problem")
             assert page.inner_text("#status") == "Not loaded."
             assert not page.is_enabled("#generate")
+
+
+@contextlib.contextmanager
+def changed(folder, name, old, new):
+    """Serves a folder's copy, in which a file reads otherwise."""
+    other = folder.with_name(f"{folder.name}_{name}")
+    shutil.copytree(folder, other, copy_function=os.link)
+    text = (other / name).read_text()
+    assert text.count(old) == 1
+    (other / name).unlink()
+    (other / name).write_text(text.replace(old, new))
+    try:
+        with running(StaticServer(other, port=0)) as where:
+            yield where
+    finally:
+        shutil.rmtree(other)
+
+
+def test_a_run_that_fails_midway(browser, folder):
+    begin = "async sample(logits, tokens, request) {"
+    fails = """
+        if (this.before && !this.before.deleted) throw new Error("not deleted");
+        if (tokens.length === request.numPromptTokens + 5) {
+          this.before = logits;
+          throw new Error("out of luck");
+        }
+    """
+    with changed(folder, "network.js", begin, begin + fails) as where:
+        with opened(browser, where) as page:
+            for _ in range(2):
+                fill(page, "The king", {"temperature": 0.0, "max_new_tokens": 9})
+                page.click("#generate")
+                wait(page)
+                assert page.inner_text("#problem") == "out of luck"
+                assert page.inner_text("#status") == "Failed."
+                assert len(tokens(page)) == 5
+                assert "5 tokens" in page.inner_text("#speed")
+                text = page.text_content("#new_text")
+                assert text and page.text_content("#announcement") == text
+                page.fill("#max_new_tokens", "5")  # which ends before it
+                page.click("#generate")
+                wait(page)
+                assert not page.is_visible("#problem")
+                assert page.text_content("#new_text") == text
+
+
+def test_a_thread_that_is_lost(browser, folder):
+    begin = "isStopped = false;\n  const"
+    lost = "setTimeout(() => { throw new Error('lost'); });\n" + begin
+    with changed(folder, "worker.js", begin, lost) as where:
+        with opened(browser, where) as page:
+            fill(page, "The king", {"max_new_tokens": 50})
+            page.click("#generate")
+            page.wait_for_selector("#problem:visible")
+            assert "lost. Reload the page." in page.inner_text("#problem")
+            assert page.inner_text("#status") == "Failed."
+            assert not page.is_enabled("#generate") and not page.is_enabled("#stop")
+
+
+def test_a_server_that_has_gone(browser, url):
+    for name in ("tokenizer.json", "model.tflite"):
+        context = browser.new_context()
+        page = context.new_page()
+        context.route(f"**/{name}", lambda route: route.abort())
+        page.goto(url)
+        page.wait_for_selector("#problem:visible")
+        words = f"{name} could not be fetched: is the server still running?"
+        assert words in page.inner_text("#problem")
+        context.close()
+
+
+def test_memory_that_is_short(browser, folder):
+    begin = "return new Uint8Array(numBytes);"
+    more = "return new Uint8Array(2 ** 60);"
+    with changed(folder, "worker.js", begin, more) as where:
+        with opened(browser, where, errors=True) as page:
+            problem = page.inner_text("#problem")
+    assert "model.tflite must find room in the browser's memory" in problem
+    assert "--quantization=int8" in problem

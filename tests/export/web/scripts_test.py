@@ -27,7 +27,6 @@ const streamed = rows.map((ids) => {
 console.log(JSON.stringify({
   ids: texts.map((text) => tokenizer.tokenize(text)),
   texts: streamed,
-  whole: rows.map((ids) => tokenizer.detokenize(ids)),
   fingerprint: tokenizer.fingerprint(),
 }));
 """
@@ -87,7 +86,6 @@ def check(tokenizer, texts, where):
         assert ids == wanted, repr(text)
     whole = [b.decode(errors="replace") for b in tokenizer.detokenize(rows).numpy()]
     assert found["texts"] == whole
-    assert found["whole"] == whole
     assert found["fingerprint"] == tokenizer_fingerprint(tokenizer)
 
 
@@ -149,7 +147,8 @@ def test_knobs_are_the_librarys_settings(tmp_path):
     const refused = ["x", "1.5", String(2n ** 63n)].map((text) => {{
       try {{ return String(seedOf(text)); }} catch (error) {{ return error.message; }}
     }});
-    console.log(JSON.stringify({{ found, refused,
+    const commas = [tried("top_p", "0,5"), tried("top_k", "1,5")];
+    console.log(JSON.stringify({{ found, refused, commas,
       halves: seeds.map((text) => halves(seedOf(text))) }}));
     """
     result = run(script, tmp_path)
@@ -171,7 +170,7 @@ def test_knobs_are_the_librarys_settings(tmp_path):
                 assert got == probe, name
             else:
                 assert got[0] == name
-                assert f"{name} must be" in got[1]
+                assert got[1].startswith(f"{knob['label']} ({name}) must be")
                 assert setting.rule in got[1]
         assert knob["nothing"][1].endswith("got nothing.")
         assert knob["word"][1].endswith("got 0x1.")
@@ -180,4 +179,5 @@ def test_knobs_are_the_librarys_settings(tmp_path):
         np.array([x], np.int64).view(np.int32).tolist() for x in (2**40 + 3, -(2**63))
     ]
     assert result["halves"] == want
+    assert result["commas"] == [0.5, ["top_k", result["commas"][1][1]]]
     assert all("seed must be a whole number in" in text for text in result["refused"])
