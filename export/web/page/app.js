@@ -216,6 +216,7 @@ function finish(status) {
 // The model's thread is lost, and the model with it.
 function fail(message) {
   worker.terminate();
+  worker.onmessage = null;
   if (element("stop").disabled) say("Failed.");
   else finish("Failed.");
   element("generate").disabled = true;

@@ -3,8 +3,8 @@
 const SIGNS = { " ": "␣", "\n": "↵", "\t": "⇥" };
 const LEAST_LIKELY = 1000; // one in so many and fewer have the full colour
 const UNSEEN = /^[\p{C}\p{Z}]*$/u;
-// But joiners, for a mark would take the characters beside them apart.
-const WITHOUT_WIDTH = /^(?:(?![\t\u200c\u200d])\p{C})*$/u;
+// Browsers show controls. No joiners, for a mark would part the characters beside them.
+const WITHOUT_WIDTH = /^(?:(?![\u200c\u200d])\p{Cf})*$/u;
 
 export class TextView {
   // list: element of the tokens. tip: element of the alternatives. bytesOf: function

@@ -513,6 +513,52 @@ def test_a_server_that_has_gone(browser, url):
         context.close()
 
 
+def test_why_there_is_one_thread(browser, folder):
+    begin = "if (!self.crossOriginIsolated) return 1;"
+    script = "Object.defineProperty(window, 'isSecureContext', { value: false });"
+    with changed(folder, "worker.js", begin, "return 1;") as where:
+        with opened(browser, where) as page:
+            assert page.inner_text("#facts").endswith("one thread")
+            page.add_init_script(script)
+            page.reload()
+            wait(page)
+            facts = page.inner_text("#facts")
+            assert facts.endswith("one thread (several need HTTPS)")
+
+
+def test_characters_that_show_nothing(page):
+    found = page.evaluate("""
+        (async () => {
+            const { TextView } = await import("./text_view.js");
+            const [list, tip] = [0, 0].map(() => document.createElement("div"));
+            const view = new TextView({ list, tip });
+            for (const text of ["a", "", " ", "\\n", "\\u200b", "\\u200d", "\\x07"]) {
+                view.add({ token: 0, logProb: -1, alternatives: [] }, text);
+            }
+            return Array.from(list.children, (one) =>
+                [one.className, one.getAttribute("aria-label")]);
+        })()
+    """)
+    assert found == [
+        ["token", None],
+        ["token part", "part of a character"],
+        ["token", "space"],
+        ["token break", "line break"],
+        ["token part", "U+200B"],
+        ["token", "U+200D"],  # which joins what is beside it
+        ["token", "U+0007"],
+    ]
+
+
+def test_colours_tell_small_shares_apart(page):
+    fill(page, "The king", {"seed": 3, "max_new_tokens": 9, "temperature": 2.0})
+    page.click("#generate")
+    wait(page)
+    colours = "all => all.map((one) => getComputedStyle(one).backgroundColor)"
+    found = page.eval_on_selector_all(".token", colours)
+    assert len(set(found)) > 3
+
+
 def test_memory_that_is_short(browser, folder):
     begin = "return new Uint8Array(numBytes);"
     more = "return new Uint8Array(2 ** 60);"
