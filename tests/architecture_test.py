@@ -20,6 +20,7 @@ _MODELS_AND_BELOW = {"config", "layers", "models", "tokenizer"}
 _LIBRARY = _MODELS_AND_BELOW | {
     "baselines",
     "checkpoints",
+    "cores",
     "data",
     "generation",
     "interpretability",
@@ -37,6 +38,7 @@ _LIBRARY = _MODELS_AND_BELOW | {
 }
 ALLOWED: dict[str, set[str]] = {
     "config": set(),
+    "cores": set(),
     "losses": set(),
     "quiet": set(),
     "whole_files": set(),
@@ -48,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     # The scores of any model's answers: of arrays and strings.
     "metrics": {"whole_files"},
     "layers": {"config", "zero_copy"},
-    "data": {"config", "tokenizer", "whole_files"},
+    "data": {"config", "cores", "tokenizer", "whole_files"},
     # A task generates, so models sees generation, which knows no model.
     "scoring": set(),
     "generation": {"config", "layers", "sampling", "tokenizer"},

@@ -160,16 +160,12 @@ class _LiteRTDecoder:
         self, network: LiteRTNetwork, traced: Callable[[Any], TracedDecoder]
     ) -> None:
         self._network = network
-        # TensorFlow keeps functions that graphs call for good, and so what they know.
-        method = weakref.WeakMethod(self._logits_after)
-
-        def logits_after(*arrays: np.ndarray) -> np.ndarray:
-            function = method()
-            assert function is not None  # noqa: S101 - it is running
-            return function(*arrays)
-
+        # TensorFlow keeps the functions of graphs for good, and all that they know.
+        me = weakref.proxy(self)
         self._traced = traced(
-            functools.partial(_SteppedDecoder, logits_after=logits_after)
+            functools.partial(
+                _SteppedDecoder, logits_after=lambda *args: me._logits_after(*args)
+            )
         )
         self._caches: list[LiteRTCache] = []  # of the call that runs
         self._error: Exception | None = None  # of that call
