@@ -94,14 +94,6 @@ class _OutsideNetwork:
     def __init__(self, config: Any) -> None:
         self.config = config
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Is never called."""
-        raise NotImplementedError("LiteRT runs the network.")
-
-    def logits(self, hidden: tf.Tensor) -> tf.Tensor:
-        """Is never called."""
-        raise NotImplementedError("LiteRT runs the network.")
-
     def empty_cache(self, batch_size: Any, *, num_slots: Any) -> KVCache:
         """Returns a cache of no layers."""
         return KVCache(())

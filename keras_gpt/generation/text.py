@@ -205,10 +205,12 @@ class _WithinVocabulary:
 
     def __init__(self, model: LanguageModel, *, num_ids: int) -> None:
         self.config = model.config
-        self.forward = model.forward
         self.empty_cache = model.empty_cache
         self._model = model
         self._num_ids = num_ids
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self._model.forward(*args, **kwargs)
 
     def logits(self, hidden: tf.Tensor) -> tf.Tensor:
         logits = self._model.logits(hidden)
