@@ -129,16 +129,15 @@ def _check_loop(
     inputs["tokens"][0, : len(ids)] = ids
     inputs["num_tokens"][:] = len(ids)
     found = signature(**inputs)
-    cache, count = network.empty_cache(), int(found["num_new_tokens"][0])
-    for token in found["new_tokens"][:count]:
+    new = found["new_tokens"][: found["num_new_tokens"][0]]
+    is_right = len(new) == min(NUM_NEW_TOKENS, network.context - len(ids))
+    cache = network.empty_cache()
+    for token in new:
         logits = network.feed(ids, num_cached=0, cache=cache)
-        if logits[token] < logits.max() - LOOP_TOLERANCE * scale:
-            break
+        is_right &= bool(logits[token] >= logits.max() - LOOP_TOLERANCE * scale)
         ids = np.append(ids, token)
-    else:
-        if count == min(NUM_NEW_TOKENS, network.context - len(ids) + count):
-            return
-    raise ExportError("generate must take the likeliest tokens, and takes others.")
+    if not is_right:
+        raise ExportError("generate must take the likeliest tokens, and takes others.")
 
 
 def head_costs(task: Any, path: Path, name: str) -> Costs:

@@ -69,7 +69,7 @@ class LanguageModelGraphs:
         self._lengths = list(prefill_lengths)
         self._cache_specs = _cache_specs(model, num_slots)
 
-    def functions(self) -> dict[str, Any]:
+    def functions(self, *, add_generate: bool = True) -> dict[str, Any]:
         """Returns concrete functions by the names of their signatures."""
         made = {
             f"prefill_{length}": concrete(self._prefill, self._step_specs(length))
@@ -77,7 +77,8 @@ class LanguageModelGraphs:
         }
         made["decode"] = concrete(self._decode, self._step_specs(1))
         made["sample"] = concrete(self._sample, self._sample_specs())
-        made["generate"] = concrete(self._generate, self._text_specs())
+        if add_generate:
+            made["generate"] = concrete(self._generate, self._text_specs())
         return made
 
     # === Steps ===

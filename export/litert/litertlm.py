@@ -15,6 +15,7 @@ import tokenizers
 
 from keras_gpt.export.files import clear_remains, temporary_folder
 from keras_gpt.export.litert.chat_prompts import answer_end, jinja_template
+from keras_gpt.export.litert.extra import package
 from keras_gpt.export.litert.tflite import (
     TFLiteReport,
     checked_context,
@@ -79,7 +80,8 @@ def export_litertlm(
 
     Reference: https://ai.google.dev/edge/litert-lm
     """
-    builder = _builder()  # or an error, before all the work
+    # Or an error, before all the work.
+    builder = package("litert_lm_builder", "LiteRT-LM's builder")
     path = Path(path)
     _check_task(task)
     if path.exists():
@@ -103,16 +105,6 @@ def export_litertlm(
         written.replace(path)
         flush(os.fspath(path.parent))
         return report._replace(path=str(path), num_bytes=path.stat().st_size)
-
-
-def _builder() -> Any:
-    try:
-        import litert_lm_builder
-    except ImportError as error:
-        raise ImportError(
-            "LiteRT-LM's builder is not installed: pip install 'keras-gpt[litert]'."
-        ) from error
-    return litert_lm_builder
 
 
 def _check_task(task: Any) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
+from keras_gpt.export.litert.extra import package
+
 ALIGNMENT = 16  # of weights, in bytes, as the format wants it
 
 
@@ -24,13 +26,7 @@ def quantizer() -> Any:
     Raises:
         ImportError: if it is not installed.
     """
-    try:
-        import ai_edge_quantizer
-    except ImportError as error:
-        raise ImportError(
-            "ai-edge-quantizer is not installed: pip install 'keras-gpt[litert]'."
-        ) from error
-    return ai_edge_quantizer
+    return package("ai_edge_quantizer", "ai-edge-quantizer")
 
 
 def quantize(data: bytes, quantization: str) -> bytes:

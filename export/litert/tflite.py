@@ -129,9 +129,7 @@ def export_tflite(
                 language_model(task),
                 num_slots=length,
                 prefill_lengths=about["prefill_lengths"],
-            ).functions()
-            if not add_generate:
-                del functions["generate"]
+            ).functions(add_generate=add_generate)
         else:
             functions = head_functions(task, length)
         variables = [weight.value for weight in task.weights]

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tensorflow.lite.python import schema_py_generated as schema
 
 from keras_gpt.cores import usable_cores
+from keras_gpt.export.litert.extra import package
 
 ABOUT = "about"  # the signature that returns a file's own description
 MOST_THREADS = 1024
@@ -47,13 +48,7 @@ def interpreter_class() -> Any:
     Raises:
         ImportError: if LiteRT is not installed.
     """
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError as error:
-        raise ImportError(
-            "LiteRT is not installed: pip install 'keras-gpt[litert]'."
-        ) from error
-    return Interpreter
+    return package("ai_edge_litert.interpreter", "LiteRT").Interpreter
 
 
 def open_file(path: str | os.PathLike[str]) -> Any:
@@ -86,7 +81,7 @@ def _end_of_weights(path: str | os.PathLike[str]) -> int:
     """Returns where the last weights end that stand behind the graphs, or 0."""
     with (
         open(path, "rb") as file,
-        mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
     ):
         model = schema.Model.GetRootAs(data, 0)
         buffers = [model.Buffers(index) for index in range(model.BuffersLength())]

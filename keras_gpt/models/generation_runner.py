@@ -26,7 +26,7 @@ from keras_gpt.models.decoder_cache import DecoderCache
 from keras_gpt.models.generation_options import GenerationOptions
 from keras_gpt.models.generation_results import Continuation, continuations
 from keras_gpt.models.option_values import check_setting, pad_sequences
-from keras_gpt.models.text_stream import TextStream
+from keras_gpt.models.text_stream import TextStream, num_tokens_held_back
 from keras_gpt.models.traced_functions import TracedDecoder, TracedTokenizer
 from keras_gpt.sampling import beam_search
 
@@ -277,7 +277,7 @@ class GenerationRunner:
                 count = tokens.num_tokens
                 if is_running:
                     ids = tokens.token_ids[0].tolist()
-                    count = count - _num_held_back(ids, batch.stop_sequences)
+                    count = count - num_tokens_held_back(ids, batch.stop_sequences)
                 (new,) = self._texts(tokens.token_ids, count, tokens.text_lengths) or []
                 piece = text.grow(new, is_whole=not is_running)
                 if piece:
@@ -493,12 +493,3 @@ def _copied(request: Request, copies: int) -> Request:
     seeds = request.settings.seed.numpy().view(np.uint64) + np.tile(strides, rows)
     seeds = tf.constant(seeds.view(np.int64))
     return request._replace(settings=request.settings._replace(seed=seeds))
-
-
-def _num_held_back(token_ids: list[int], stop_sequences: list[list[int]]) -> int:
-    """Returns with how many of its last tokens a stop sequence may begin."""
-    longest = max(map(len, stop_sequences), default=0)
-    for count in range(min(longest - 1, len(token_ids)), 0, -1):
-        if any(sequence[:count] == token_ids[-count:] for sequence in stop_sequences):
-            return count
-    return 0

@@ -41,3 +41,12 @@ class TextStream:
             if any(string.startswith(end) for string in self._stop_strings):
                 return count
         return 0
+
+
+def num_tokens_held_back(token_ids: list[int], stop_sequences: list[list[int]]) -> int:
+    """Returns with how many of its last tokens a stop sequence may begin."""
+    longest = max(map(len, stop_sequences), default=0)
+    for count in range(min(longest - 1, len(token_ids)), 0, -1):
+        if any(sequence[:count] == token_ids[-count:] for sequence in stop_sequences):
+            return count
+    return 0
