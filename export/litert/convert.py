@@ -11,7 +11,8 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.lite.python.convert import ConverterError
 
-from keras_gpt.export.litert.quantize import RECIPES, quantize, with_shared_scales
+from keras_gpt.export.litert.compact import compact
+from keras_gpt.export.litert.quantize import RECIPES, quantize
 from keras_gpt.export.verify import ExportError
 
 # A flatbuffer's offsets have 31 bits; graphs and padding need some room, too.
@@ -45,8 +46,7 @@ def convert(
     data = _converted(functions, variables, _OF_CONVERTER.get(quantization, ([], [])))
     if quantization in RECIPES:
         data = quantize(data, quantization)
-    is_float = quantization in ("none", "float16")
-    return data if is_float else with_shared_scales(data)
+    return compact(data)
 
 
 def _converted(

@@ -249,17 +249,17 @@ def demo_lm(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("quantization", "share", "tolerance"),
+    ("quantization", "share", "most", "tolerance"),
     [
-        ("none", 1, 1e-4),
-        ("float16", 1 / 2, 1e-3),
-        ("dynamic_int8", 1 / 4, 0.02),
-        ("int8", 1 / 4, 0.02),
-        ("int4", 1 / 8 + 1 / 64, 0.1),  # half a byte, and two for each 32
+        ("none", 1, 1.08, 1e-4),
+        ("float16", 1 / 2, 1.08, 1e-3),
+        ("dynamic_int8", 1 / 4, 1.08, 0.02),
+        ("int8", 1 / 4, 1.08, 0.02),
+        ("int4", 1 / 8 + 1 / 64, 1.1, 0.1),  # half a byte, and two for each 32
     ],
 )
 def test_perplexity_and_size_of_a_trained_model(
-    demo_lm, tmp_path, quantization, share, tolerance
+    demo_lm, tmp_path, quantization, share, most, tolerance
 ):
     lm, text = demo_lm
     path = tmp_path / "model.tflite"
@@ -269,8 +269,7 @@ def test_perplexity_and_size_of_a_trained_model(
     assert report.costs.perplexity == pytest.approx(before, rel=tolerance)
     about = tflite_file.about(path)
     assert about["quantization"] == quantization
-    graph = report.num_bytes - share * report.weight_bytes
-    assert 0 < graph < 600_000
+    assert 1 < report.num_bytes / (share * report.weight_bytes) < most
 
 
 def test_ops_are_builtin_and_about_tells_the_tokenizer(causal_lm, written):
