@@ -68,13 +68,13 @@ def export_tflite(
     """Writes one file that LiteRT runs by its own ops alone, weights stored once.
 
     Of a `GPTCausalLM` it has the signatures `prefill_T` for some lengths T, `decode`,
-    `sample` and `generate`; of a task with a head `classify`, `compare`, `tag` or
-    `answer`, on token ids; and `about`, which tells what the file is. The file is run
-    before it gets its name, and must answer as the task does, all but `sample`; it is
-    whole or absent. An active adapter of LoRA is written merged.
+    `sample` and `generate`; of a task with a head `classify`, `compare`, `choose`,
+    `tag` or `answer`, on token ids; and `about`, which tells what the file is. The file
+    is run before it gets its name, and must answer as the task does, all but `sample`;
+    it is whole or absent. An active adapter of LoRA is written merged.
 
     Args:
-        task: `GPTCausalLM`, `GPTTextClassifier`, `GPTSimilarity`,
+        task: `GPTCausalLM`, `GPTTextClassifier`, `GPTSimilarity`, `GPTMultipleChoice`,
             `GPTTokenClassifier` or `GPTQuestionAnswering`.
         path: string or path, new.
         quantization: `"none"`; `"float16"`, in which weights are stored; or what

@@ -333,6 +333,7 @@ def test_perplexity_of_a_text(causal_lm, tmp_path):
         lambda backbone: GPTTextClassifier(backbone, num_classes=3, multi_label=True),
         lambda backbone: GPTTextClassifier(backbone, num_classes=1),
         lambda backbone: GPTSimilarity(backbone, num_classes=1),
+        lambda backbone: GPTMultipleChoice(backbone),
         lambda backbone: GPTTokenClassifier(backbone, num_classes=4),
         lambda backbone: GPTQuestionAnswering(backbone),
     ],
@@ -342,6 +343,24 @@ def test_heads(causal_lm, tmp_path, make, quantization):
     report = export_tflite(task, path, quantization, context_length=32)
     most = {"none": 1e-4, "int8": 0.3}[quantization]  # of a random network
     assert report.costs.largest_error < most * report.costs.largest_output
+
+
+def test_scores_of_choices_are_those_of_a_row(causal_lm, tmp_path):
+    task, path = GPTMultipleChoice(causal_lm.backbone), tmp_path / "head.tflite"
+    export_tflite(task, path, context_length=16)
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 17, size=(1, 3, 1))
+    row = {
+        "token_ids": rng.integers(causal_lm.backbone.vocabulary_size, size=(1, 3, 16)),
+        "padding_mask": np.arange(16) < lengths,
+    }
+    row = {name: ids.astype(np.int32) for name, ids in row.items()}
+    choose = tflite_file.open_file(path).get_signature_runner("choose")
+    scores = [
+        choose(**{name: ids[:, [number]] for name, ids in row.items()})["score"][0]
+        for number in range(3)
+    ]
+    np.testing.assert_allclose(scores, task(row)[0], rtol=1e-4)
 
 
 def test_bad_arguments(causal_lm, tmp_path, monkeypatch):
@@ -362,7 +381,6 @@ def test_bad_arguments(causal_lm, tmp_path, monkeypatch):
         (dict(text=""), "text must have two tokens"),
         (dict(task=GPTCausalLM(half)), "task must compute in float32"),
         (dict(task=GPTCausalLM(integers)), "task must not be quantized by Keras"),
-        (dict(task=GPTMultipleChoice(causal_lm.backbone)), "task must be of GPTCausal"),
     ]:
         with pytest.raises(ValueError, match=message):
             export_tflite(**{"task": causal_lm, "path": path, **arguments})
