@@ -33,7 +33,7 @@ def compact(data: bytes) -> bytes:
     _drop_names(model)
     # Weights stand behind the graphs, where they can be aligned.
     weights = {
-        index: bytes(buffer.data)
+        index: memoryview(buffer.data)
         for index, buffer in enumerate(model.buffers)
         if buffer.data is not None and len(buffer.data)
     }
@@ -45,7 +45,7 @@ def compact(data: bytes) -> bytes:
     for index, part in weights.items():
         written += bytes(-len(written) % ALIGNMENT)
         flatbuffer_utils.update_packed_buffer(
-            packed.Buffers(index), offset=len(written), size=len(part)
+            packed.Buffers(index), offset=len(written), size=part.nbytes
         )
         written += part
     return bytes(written)
@@ -57,7 +57,9 @@ def _drop_names(model: Any) -> None:
     for index, graph in enumerate(model.subgraphs):
         if index not in named:
             graph.name = None
-        kept = {*graph.inputs, *graph.outputs} if index in named else set()
+        kept = (
+            {*_list(graph.inputs), *_list(graph.outputs)} if index in named else set()
+        )
         for number, tensor in enumerate(graph.tensors):
             tensor.name = tensor.name if number in kept else None
 
@@ -71,9 +73,9 @@ def _drop_copies(model: Any, graph: Any) -> None:
     TensorFlow's `x[:, None]` becomes a reshape and such a slice.
     """
     same: dict[int, int] = {}
-    kept, outputs = [], set(graph.outputs)
+    kept, outputs = [], set(_list(graph.outputs))
     for op in graph.operators:
-        op.inputs = np.asarray([same.get(t, t) for t in op.inputs], np.int32)
+        op.inputs = np.asarray([same.get(t, t) for t in _list(op.inputs)], np.int32)
         if _copies(model, graph, op) and op.outputs[0] not in outputs:
             same[op.outputs[0]] = op.inputs[0]
         else:
@@ -137,8 +139,10 @@ def _number_alike(model: Any) -> None:
     earlier: list[list[_Step]] = []
     for index, graph in enumerate(model.subgraphs):
         steps = [_Step.of(op, graph) for op in graph.operators]
-        used = [*graph.inputs, *(t for step in steps for t in step.tensors)]
-        tensors = list(dict.fromkeys(t for t in [*used, *graph.outputs] if t >= 0))
+        used = [*_list(graph.inputs), *(t for step in steps for t in step.tensors)]
+        tensors = list(
+            dict.fromkeys(t for t in [*used, *_list(graph.outputs)] if t >= 0)
+        )
         pairs = max((_pairs(steps, other) for other in earlier), key=len, default=[])
         numbers = {-1: -1, **_numbers(tensors, pairs)}
         _renumber(model, index, numbers)
@@ -179,7 +183,7 @@ def _renumber(model: Any, index: int, numbers: dict[int, int]) -> None:
     graph = model.subgraphs[index]
 
     def renumbered(tensors: Any) -> Any:
-        return np.asarray([numbers[t] for t in tensors], np.int32)
+        return np.asarray([numbers[t] for t in _list(tensors)], np.int32)
 
     for op in graph.operators:
         op.inputs, op.outputs = renumbered(op.inputs), renumbered(op.outputs)

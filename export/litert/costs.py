@@ -75,7 +75,7 @@ def lm_costs(
         have_meaning: bool. Whether they are a text, whose perplexity counts.
 
     Raises:
-        ExportError: if `generate` draws otherwise than `decode` tells.
+        ExportError: if `sample` or `generate` draw otherwise than `decode` tells.
         ValueError: if the model's own logits are no numbers.
     """
     network, model = LiteRTNetwork(path), language_model(task)
@@ -99,7 +99,7 @@ def lm_costs(
         {"decode": want, "prefill": logits_of(long, size - 1)},
         {"decode": got, "prefill": after[None]},
     )
-    _check_loop(path, network, token_ids, scale=costs.largest_output)
+    _check_sampling(path, network, token_ids, scale=costs.largest_output)
     if not have_meaning:
         return costs
     return costs._replace(
@@ -108,36 +108,48 @@ def lm_costs(
     )
 
 
-def _check_loop(
+def _check_sampling(
     path: Path, network: LiteRTNetwork, token_ids: np.ndarray, *, scale: float
 ) -> None:
-    """Raises `ExportError` unless `generate` takes tokens that are likeliest."""
+    """Raises `ExportError` unless `sample` and `generate` take the likeliest tokens."""
     interpreter = tflite_file.open_file(path)
+    ids, cache = token_ids[: network.context // 2], network.empty_cache()
+    logits = network.feed(ids, num_cached=0, cache=cache)
+    found = _greedily(
+        interpreter, "sample", ids, logits=logits, num_prompt_tokens=len(ids)
+    )
+    if found["token"] != logits.argmax():
+        raise ExportError("sample must take the likeliest token, and takes another.")
     if "generate" not in interpreter.get_signature_list():
         return
-    signature = interpreter.get_signature_runner("generate")
-    ids = token_ids[: network.context // 2]
-    inputs = {
-        name: np.zeros(one["shape"], one["dtype"])
-        for name, one in signature.get_input_details().items()
-    }
-    for name, setting in SETTINGS.items():
-        inputs[name][:] = setting.default
-    inputs["temperature"][:] = 0
-    inputs["max_new_tokens"][:] = NUM_NEW_TOKENS
-    inputs["stop_tokens"][:] = -1
-    inputs["tokens"][0, : len(ids)] = ids
-    inputs["num_tokens"][:] = len(ids)
-    found = signature(**inputs)
+    found = _greedily(interpreter, "generate", ids)
     new = found["new_tokens"][: found["num_new_tokens"][0]]
     is_right = len(new) == min(NUM_NEW_TOKENS, network.context - len(ids))
-    cache = network.empty_cache()
     for token in new:
-        logits = network.feed(ids, num_cached=0, cache=cache)
         is_right &= bool(logits[token] >= logits.max() - LOOP_TOLERANCE * scale)
         ids = np.append(ids, token)
+        if len(ids) < network.context:
+            logits = network.feed(ids, num_cached=len(ids) - 1, cache=cache)
     if not is_right:
         raise ExportError("generate must take the likeliest tokens, and takes others.")
+
+
+def _greedily(
+    interpreter: Any, name: str, token_ids: np.ndarray, **others: Any
+) -> dict[str, np.ndarray]:
+    """Returns what `sample` or `generate` makes of a text, greedily."""
+    signature = interpreter.get_signature_runner(name)
+    inputs = {
+        key: np.zeros(one["shape"], one["dtype"])
+        for key, one in signature.get_input_details().items()
+    }
+    values = {key: setting.default for key, setting in SETTINGS.items()}
+    values |= {"temperature": 0, "max_new_tokens": NUM_NEW_TOKENS, "stop_tokens": -1}
+    values |= {"num_tokens": len(token_ids), **others}
+    for key, value in values.items():
+        inputs[key][:] = value
+    inputs["tokens"][0, : len(token_ids)] = token_ids
+    return signature(**inputs)
 
 
 def head_costs(task: Any, path: Path, name: str) -> Costs:

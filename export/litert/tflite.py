@@ -70,8 +70,8 @@ def export_tflite(
     Of a `GPTCausalLM` it has the signatures `prefill_T` for some lengths T, `decode`,
     `sample` and `generate`; of a task with a head `classify`, `compare`, `choose`,
     `tag` or `answer`, on token ids; and `about`, which tells what the file is. The file
-    is run before it gets its name, and must answer as the task does, all but `sample`;
-    it is whole or absent. An active adapter of LoRA is written merged.
+    is run before it gets its name, and must answer as the task does; it is whole or
+    absent. An active adapter of LoRA is written merged.
 
     Args:
         task: `GPTCausalLM`, `GPTTextClassifier`, `GPTSimilarity`, `GPTMultipleChoice`,
