@@ -27,6 +27,7 @@ def compact(data: bytes) -> bytes:
     from ai_edge_litert.tools import flatbuffer_utils
 
     model = flatbuffer_utils.read_model_from_bytearray(data)
+    _lead_with_ops(model)
     for graph in model.subgraphs:
         _drop_copies(model, graph)
     _number_alike(model)
@@ -49,6 +50,22 @@ def compact(data: bytes) -> bytes:
         )
         written += part
     return bytes(written)
+
+
+def _lead_with_ops(model: Any) -> None:
+    """Puts the graph of a signature that computes first.
+
+    Where the first has no ops, LiteRT's interpreter runs none by XNNPACK.
+    """
+    graphs, signatures = model.subgraphs, model.signatureDefs or ()
+    first = next(
+        (s.subgraphIndex for s in signatures if graphs[s.subgraphIndex].operators), 0
+    )
+    graphs[0], graphs[first] = graphs[first], graphs[0]
+    places = {0: first, first: 0}
+    for signature in signatures:
+        index = signature.subgraphIndex
+        signature.subgraphIndex = places.get(index, index)
 
 
 def _drop_names(model: Any) -> None:

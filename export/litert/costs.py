@@ -114,7 +114,9 @@ def _check_sampling(
     path: Path, network: LiteRTNetwork, token_ids: np.ndarray, *, tolerance: float
 ) -> None:
     """Raises `ExportError` unless `sample` and `generate` take the likeliest tokens."""
-    interpreter = tflite_file.open_file(path)
+    # LiteRT's own kernels multiply wrongly by int4 where an activation is fused.
+    is_int4 = network.about["quantization"] == "int4"
+    interpreter = tflite_file.open_file(path, by_xnnpack=is_int4)
     ids, cache = token_ids[: network.context // 2], network.empty_cache()
     logits = network.feed(ids, num_cached=0, cache=cache)
     found = _greedily(
@@ -156,7 +158,7 @@ def _greedily(
 
 def head_costs(task: Any, path: Path, name: str) -> Costs:
     """Runs a task with a head, and the signature `name` of its file, on a row."""
-    interpreter = tflite_file.open_file(path)
+    interpreter = tflite_file.open_file(path, by_xnnpack=True)
     signature = interpreter.get_signature_runner(name)
     shape = signature.get_input_details()["token_ids"]["shape"]
     size = task.backbone.config.vocabulary_size

@@ -51,8 +51,13 @@ def interpreter_class() -> Any:
     return package("ai_edge_litert.interpreter", "LiteRT").Interpreter
 
 
-def open_file(path: str | os.PathLike[str]) -> Any:
+def open_file(path: str | os.PathLike[str], *, by_xnnpack: bool = False) -> Any:
     """Returns the interpreter of a TFLite file, of one thread.
+
+    Args:
+        path: string or path.
+        by_xnnpack: bool. Whether to compute by XNNPACK, which keeps a copy of the
+            weights for each graph of the file that has them. Defaults to False.
 
     Raises:
         ImportError: if LiteRT is not installed.
@@ -62,8 +67,10 @@ def open_file(path: str | os.PathLike[str]) -> Any:
     interpreter = interpreter_class()
     if not os.path.isfile(path):
         raise FileNotFoundError(f"path must be a TFLite file, but {path} is none.")
+    kinds = package("ai_edge_litert.interpreter", "LiteRT").OpResolverType
+    kind = kinds.AUTO if by_xnnpack else kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     try:
-        opened = interpreter(os.fspath(path))
+        opened = interpreter(os.fspath(path), experimental_op_resolver_type=kind)
     except ValueError as error:
         raise ValueError(
             f"path must be a whole TFLite file, got {path}: {error}"

@@ -94,6 +94,24 @@ def test_signatures_that_do_the_same_are_written_once():
         )
 
 
+def test_the_first_graph_has_ops():
+    # Of a signature without, LiteRT's interpreter concludes that none is for XNNPACK.
+    spec = tf.TensorSpec([3], tf.float32)
+    data = convert(
+        {
+            "a": tf.function(lambda: {"y": tf.constant([1.0])}).get_concrete_function(),
+            "b": tf.function(lambda x: {"y": x + 2.0}).get_concrete_function(x=spec),
+        },
+        variables=[],
+    )
+    graphs = flatbuffer_utils.read_model_from_bytearray(data).subgraphs
+    assert [len(graph.operators or ()) for graph in graphs] == [1, 0]
+    interpreter = Interpreter(model_content=data)
+    assert interpreter.get_signature_runner("a")()["y"] == [1.0]
+    found = interpreter.get_signature_runner("b")(x=np.zeros(3, np.float32))
+    np.testing.assert_array_equal(found["y"], 3 * [2.0])
+
+
 def test_only_what_goes_in_and_out_has_a_name():
     data = _converted(lambda x: tf.exp(x * 2.0) + x, shape=[3])
     smaller = compact(data)

@@ -65,10 +65,10 @@ def text_inputs(token_ids, *, seed=0, stops=(), **knobs):
     }
 
 
-@pytest.fixture(scope="module")
-def generate(written):
+@pytest.fixture(scope="module", params=[True, False], ids=["xnnpack", "own"])
+def generate(written, request):
     """Calls the signature `generate`; returns the new ids and the reason's code."""
-    interpreter = tflite_file.open_file(written[0])
+    interpreter = tflite_file.open_file(written[0], by_xnnpack=request.param)
     signature = interpreter.get_signature_runner("generate")
 
     def run(token_ids, *, count=None, **kwargs):
@@ -270,6 +270,14 @@ def test_perplexity_and_size_of_a_trained_model(
     about = tflite_file.about(path)
     assert about["quantization"] == quantization
     assert 1 < report.num_bytes / (share * report.weight_bytes) < most
+
+
+def test_the_interpreter_runs_graphs_by_xnnpack(written):
+    for by_xnnpack in (True, False):
+        interpreter = tflite_file.open_file(written[0], by_xnnpack=by_xnnpack)
+        interpreter.allocate_tensors()
+        names = {op["op_name"] for op in interpreter._get_ops_details()}
+        assert ("DELEGATE" in names) == by_xnnpack
 
 
 def test_ops_are_builtin_and_about_tells_the_tokenizer(causal_lm, written):
