@@ -22,7 +22,8 @@ ALIGNMENT = 16  # of weights, in bytes, as the format wants it
 def compact(data: bytes) -> bytes:
     """Returns a TFLite file that says the same in fewer bytes.
 
-    Only the inputs and outputs of the file and its signatures keep their names.
+    The graph of a signature that has ops is the first. Only the inputs and outputs of
+    the file and its signatures keep their names.
     """
     from ai_edge_litert.tools import flatbuffer_utils
 
