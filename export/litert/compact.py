@@ -75,11 +75,10 @@ def _drop_names(model: Any) -> None:
     for index, graph in enumerate(model.subgraphs):
         if index not in named:
             graph.name = None
-        kept = (
-            {*_list(graph.inputs), *_list(graph.outputs)} if index in named else set()
-        )
+        kept = {*_list(graph.inputs), *_list(graph.outputs)}
         for number, tensor in enumerate(graph.tensors):
-            tensor.name = tensor.name if number in kept else None
+            if index not in named or number not in kept:
+                tensor.name = None
 
 
 # === Ops that do nothing ===

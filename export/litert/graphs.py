@@ -42,7 +42,9 @@ from keras_gpt.models import GPTCausalLM
 
 NUM_STOP_TOKENS = 8  # of `sample` and `generate`; -1 stands for none
 NUM_TOP_TOKENS = 8  # the likeliest ones, of which `sample` tells
-CHUNK_LENGTHS = 2  # in which `generate` reads prompts: each costs place in the file
+CHUNK_LENGTHS = (
+    2  # in which `generate` reads prompts: each is one more copy for XNNPACK
+)
 
 
 def language_model(task: GPTCausalLM) -> LanguageModel:

@@ -103,7 +103,7 @@ def export_tflite(
     """
     path = Path(path)
     _check_arguments(task, path, quantization)
-    tflite_file.interpreter_class()  # or an error, before all the work
+    tflite_file.interpreter_library()  # or an error, before all the work
     if quantization in RECIPES:
         quantizer()
     length = checked_context(

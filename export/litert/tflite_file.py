@@ -42,13 +42,13 @@ def ops_of(data: bytes) -> set[str]:
     return ops
 
 
-def interpreter_class() -> Any:
-    """Returns LiteRT's interpreter.
+def interpreter_library() -> Any:
+    """Returns the module of LiteRT's interpreter.
 
     Raises:
         ImportError: if LiteRT is not installed.
     """
-    return package("ai_edge_litert.interpreter", "LiteRT").Interpreter
+    return package("ai_edge_litert.interpreter", "LiteRT")
 
 
 def open_file(path: str | os.PathLike[str], *, by_xnnpack: bool = False) -> Any:
@@ -64,13 +64,15 @@ def open_file(path: str | os.PathLike[str], *, by_xnnpack: bool = False) -> Any:
         FileNotFoundError: if there is no such file.
         ValueError: if it is no TFLite file, or not a whole one.
     """
-    interpreter = interpreter_class()
+    library = interpreter_library()
     if not os.path.isfile(path):
         raise FileNotFoundError(f"path must be a TFLite file, but {path} is none.")
-    kinds = package("ai_edge_litert.interpreter", "LiteRT").OpResolverType
+    kinds = library.OpResolverType
     kind = kinds.AUTO if by_xnnpack else kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     try:
-        opened = interpreter(os.fspath(path), experimental_op_resolver_type=kind)
+        opened = library.Interpreter(
+            os.fspath(path), experimental_op_resolver_type=kind
+        )
     except ValueError as error:
         raise ValueError(
             f"path must be a whole TFLite file, got {path}: {error}"
